@@ -1,0 +1,1 @@
+//! What this process may do (capabilities(7)) and the clamps that follow from it.

@@ -1,0 +1,21 @@
+//! The kernel, as the other rooms want it: mounts, namespaces, cgroups, processes, sockets, durable files.
+//!
+//! The only crate with `unsafe`, and synchronous throughout: async callers use a blocking pool, the shim
+//! calls it directly. It must never know what a pod, an image or a network is, nor hold state between
+//! calls. Every error names the system call's object.
+
+pub mod beneath;
+pub mod caps;
+pub mod cgroup;
+pub mod durable;
+pub mod epoll;
+pub mod error;
+pub mod mount;
+pub mod namespace;
+pub mod pidfd;
+pub mod process;
+pub mod pty;
+pub mod random;
+pub mod seqpacket;
+
+pub use error::SysError;

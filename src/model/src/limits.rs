@@ -1,0 +1,37 @@
+//! Every bound that Gantline keeps, by name. A bound that is not here does not exist.
+
+use std::time::Duration;
+
+/// gRPC messages in and out, bytes: what every CRI client accepts.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Standard output and standard error of one ExecSync together, bytes: the reply stays under the message bound.
+pub const EXEC_SYNC_OUTPUT_BYTES_MAX: usize = GRPC_MESSAGE_BYTES_MAX - 64 * 1024;
+/// How long ExecSync waits for the output pipes to close once the command itself has exited.
+pub const EXEC_SYNC_DRAIN_MAX: Duration = Duration::from_secs(2);
+/// One CRI log line before it is split with the tag P, bytes.
+pub const LOG_LINE_BYTES_DEFAULT: usize = 16 * 1024;
+/// One frame between service and shim, bytes.
+pub const SHIM_FRAME_BYTES_MAX: usize = 128 * 1024;
+/// How long the service waits for a shim's answer to anything that runs no OCI runtime.
+pub const SHIM_REPLY_MAX: Duration = Duration::from_secs(10);
+/// How long one invocation of an OCI runtime may take.
+pub const OCI_RUNTIME_MAX: Duration = Duration::from_secs(120);
+/// How long one CNI plugin invocation may take.
+pub const CNI_PLUGIN_MAX: Duration = Duration::from_secs(60);
+/// Requests that may wait for one pod's driver.
+pub const POD_QUEUE_MAX: usize = 256;
+/// Container events that one subscriber may lag behind.
+pub const EVENTS_PER_SUBSCRIBER_MAX: usize = 1024;
+/// The size of a pod's /dev/shm, bytes.
+pub const POD_SHM_BYTES: u64 = 64 * 1024 * 1024;
+/// An image manifest or index, bytes.
+pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// An image configuration, bytes.
+pub const IMAGE_CONFIG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Layers that one image may have: as many lower directories as overlayfs takes.
+pub const IMAGE_LAYERS_MAX: usize = 500;
+/// How long a pull may go without a single byte before it is given up.
+pub const PULL_STALL_MAX: Duration = Duration::from_secs(60);
+
+const _: () = assert!(EXEC_SYNC_OUTPUT_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
+const _: () = assert!(LOG_LINE_BYTES_DEFAULT < SHIM_FRAME_BYTES_MAX);
