@@ -41,7 +41,11 @@ pub(crate) struct Connection {
 impl Connection {
     /// Takes a connected socket; somebody must [`read`](Self::read) it.
     pub(crate) fn new(pod: PodId, socket: OwnedFd) -> Result<Self, ShimError> {
-        let socket = AsyncFd::register(socket).map_err(|e| ShimError::System {
+        #[expect(
+            deprecated,
+            reason = "its replacement is unsafe for types that lie about their fd; OwnedFd cannot"
+        )]
+        let socket = AsyncFd::new(socket).map_err(|e| ShimError::System {
             attempt: "watch the socket",
             pod: pod.clone(),
             source: SysError::bare("epoll_ctl", e),
