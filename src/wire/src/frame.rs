@@ -113,7 +113,8 @@ impl Frame {
         if bytes.len() > SHIM_FRAME_BYTES_MAX {
             return Err(EncodeError::TooLarge(bytes.len()));
         }
-        let length = u32::try_from(bytes.len() - HEADER_BYTES).map_err(|_| EncodeError::TooLarge(bytes.len()))?;
+        let length =
+            u32::try_from(bytes.len() - HEADER_BYTES).map_err(|_| EncodeError::TooLarge(bytes.len()))?;
         bytes[4..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
         Ok(bytes)
     }

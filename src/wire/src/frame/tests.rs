@@ -17,7 +17,11 @@ fn requests() -> Vec<RequestBody> {
         RequestBody::Run(Box::new(RunContainer {
             container: container(),
             bundle: PathBuf::from("/run/b"),
-            runtime: OciRuntime { binary: "/usr/bin/crun".into(), systemd_cgroup: true, ..OciRuntime::default() },
+            runtime: OciRuntime {
+                binary: "/usr/bin/crun".into(),
+                systemd_cgroup: true,
+                ..OciRuntime::default()
+            },
             stdio: StdioSpec { tty: true, stdin: true, stdin_once: false },
             log: Some(LogTarget { path: "/var/log/x".into(), line_bytes_max: 16384 }),
             memory_cgroup: None,
@@ -59,11 +63,8 @@ fn record() -> ExitRecord {
 }
 
 fn frames() -> Vec<Frame> {
-    let mut frames: Vec<Frame> = requests()
-        .into_iter()
-        .zip(1..)
-        .map(|(body, seq)| Frame::Request(Request { seq, body }))
-        .collect();
+    let mut frames: Vec<Frame> =
+        requests().into_iter().zip(1..).map(|(body, seq)| Frame::Request(Request { seq, body })).collect();
     let started = Started { pid: 3, started_at_ns: 5 };
     let states = [Phase::Starting, Phase::Running(started.clone()), Phase::Exited(record())]
         .map(|phase| ContainerState { container: container(), phase });
@@ -76,10 +77,15 @@ fn frames() -> Vec<Frame> {
     ] {
         frames.push(Frame::Reply(Reply { seq: u64::MAX, outcome: Ok(body) }));
     }
-    let failure = Failure { stage: "runtime create".into(), message: "no".into(), kind: FailureKind::Deadline };
+    let failure =
+        Failure { stage: "runtime create".into(), message: "no".into(), kind: FailureKind::Deadline };
     frames.push(Frame::Reply(Reply { seq: 1, outcome: Err(failure) }));
     frames.push(Frame::Event(Event::Exited { container: container(), record: record() }));
-    frames.push(Frame::Event(Event::ExecExited { exec: ExecId::from_bytes([1; 32]), code: -1, timed_out: true }));
+    frames.push(Frame::Event(Event::ExecExited {
+        exec: ExecId::from_bytes([1; 32]),
+        code: -1,
+        timed_out: true,
+    }));
     frames.push(Frame::Event(Event::Oom { container: container() }));
     frames.push(Frame::Event(Event::PodInitExited));
     frames
@@ -145,7 +151,10 @@ fn what_is_not_known_is_named() {
 #[test]
 fn fields_and_failure_kinds_of_a_newer_side_are_taken() {
     let id = container();
-    let newer = raw(1, &format!(r#"{{"seq":2,"kind":"delete","since":3,"body":{{"container":"{id}","how":"softly"}}}}"#));
+    let newer = raw(
+        1,
+        &format!(r#"{{"seq":2,"kind":"delete","since":3,"body":{{"container":"{id}","how":"softly"}}}}"#),
+    );
     let expected = Request { seq: 2, body: RequestBody::Delete { container: id } };
     assert_eq!(Frame::decode(&newer).unwrap(), Frame::Request(expected));
     let newer = raw(2, r#"{"seq":2,"outcome":{"Err":{"stage":"s","message":"m","kind":"eclipse"}}}"#);
