@@ -52,10 +52,10 @@ at_least() {
 }
 
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
-how="install it with rustup (the package rustup of Debian 13 and later, or rustup's own page), then `rustup default stable`"
+how='install it with rustup (the package rustup of Debian 13 and later, or as rustup says itself), then `rustup default stable`'
 command -v cargo >/dev/null || fail "cargo is missing; Gantline needs Rust $rust or later: $how"
 have=$(cd "$root" && cargo --version | cut -d ' ' -f 2)
-at_least "${have%%-*}" "$rust" || fail "cargo is $have, Gantline needs Rust $rust or later: $how, then \`rustup update stable\`"
+at_least "${have%%-*}" "$rust" || fail "cargo is $have, Gantline needs Rust $rust or later: $how; one that is there: \`rustup update stable\`"
 
 go=$(cat "$here"/tools/*/go.mod | sed -n 's/^go //p' | sort -V | tail -n 1)
 how="install a current Go (the package golang-go of Debian 12 is 1.19, too old; of bookworm-backports or a later Debian it may do)"
