@@ -193,7 +193,11 @@ fn next_code(value: &[u8], at: usize) -> Option<(u32, usize)> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tolerant<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if self.passable > 0 {
                 let step = self.passable.min(out.remaining());

@@ -78,7 +78,8 @@ where
         };
         let observed = Observed::new(&self.layer.operations, method);
         if !method.early && !self.layer.readiness.is_open() {
-            let status = Status::unavailable("gantline is still taking over what was running: retry in a moment");
+            let status =
+                Status::unavailable("gantline is still taking over what was running: retry in a moment");
             return Box::pin(async move { Ok(observed.answer(status.into_http())) });
         }
         let inner = self.inner.call(request).instrument(observed.span.clone());
@@ -130,7 +131,10 @@ impl Observed {
             Code::NotFound | Code::Unimplemented | Code::Cancelled => {
                 tracing::debug!(rpc.code = code, elapsed_ms, error, "refused");
             }
-            Code::InvalidArgument | Code::FailedPrecondition | Code::AlreadyExists | Code::PermissionDenied => {
+            Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::AlreadyExists
+            | Code::PermissionDenied => {
                 tracing::info!(rpc.code = code, elapsed_ms, error, "refused");
             }
             _ => tracing::warn!(rpc.code = code, elapsed_ms, error, "failed"),

@@ -52,7 +52,8 @@ const RUNTIME: [&str; 37] = [
     "UpdatePodSandboxResources",
 ];
 
-const IMAGE: [&str; 6] = ["ListImages", "StreamImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo"];
+const IMAGE: [&str; 6] =
+    ["ListImages", "StreamImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo"];
 
 /// The RPC of an HTTP/2 path, `/runtime.v1.RuntimeService/Version`.
 pub(crate) fn find(path: &str) -> Option<Method> {

@@ -72,13 +72,19 @@ async fn the_authority_is_mended_in_every_form() {
         ("indexed name, not indexed", plain(0x01, path), plain(0x01, mended)),
         ("indexed name, never indexed", plain(0x11, path), plain(0x11, mended)),
         ("Huffman", huffman_field(0x41, path), huffman_field(0x41, mended)),
-        ("literal name", [&name[..], &plain(0, path)[1..]].concat(), [&name[..], &plain(0, mended)[1..]].concat()),
+        (
+            "literal name",
+            [&name[..], &plain(0, path)[1..]].concat(),
+            [&name[..], &plain(0, mended)[1..]].concat(),
+        ),
         ("nothing to mend", plain(0x41, "localhost"), plain(0x41, "localhost")),
         ("a path", plain(0x44, path), plain(0x44, path)),
         ("a path in Huffman", huffman_field(0x04, path), huffman_field(0x04, path)),
         ("long codes", huffman_field(0x41, "~%~~"), huffman_field(0x41, "~-~~")),
     ] {
-        let block = |field: &[u8]| [&[0x3f, 0xe1, 0x1f, 0x83, 0x86][..], field, &plain(0x40, "a/%")[..], b"\x01/"].concat();
+        let block = |field: &[u8]| {
+            [&[0x3f, 0xe1, 0x1f, 0x83, 0x86][..], field, &plain(0x40, "a/%")[..], b"\x01/"].concat()
+        };
         let framed = |field: &[u8]| {
             let block = block(field);
             let padded = [&[3_u8][..], &[0, 0, 0, 0, 16], &block, &[0, 0, 0]].concat();
@@ -100,7 +106,9 @@ async fn the_authority_is_mended_in_every_form() {
 
 #[tokio::test]
 async fn nonsense_passes_as_it_is() {
-    for payload in [&b""[..], b"\x41", b"\x41\xff\xff\xff\xff\xff\xff", b"\x41\x7f%%%", b"\x40\x85%/", b"\x1f\xff"] {
+    for payload in
+        [&b""[..], b"\x41", b"\x41\xff\xff\xff\xff\xff\xff", b"\x41\x7f%%%", b"\x40\x85%/", b"\x1f\xff"]
+    {
         for flags in [0, FLAG_PADDED, FLAG_PRIORITY, FLAG_PADDED | FLAG_PRIORITY] {
             let input = [&PREFACE_TEXT[..], &frame(HEADERS, flags, payload), b"\x00\x00\x09\x01"].concat();
             assert_eq!(passed(&input, 5).await, input);

@@ -37,7 +37,9 @@ mod tests {
             let signal = stop_signal(number).unwrap().unwrap();
             assert_eq!(stop_signal(cri_signal(signal)), Ok(Some(signal)), "{number}");
         }
-        for (number, linux) in [(1, 6), (13, 9), (23, 15), (28, 23), (35, 34), (38, 37), (50, 49), (51, 50), (65, 64)] {
+        for (number, linux) in
+            [(1, 6), (13, 9), (23, 15), (28, 23), (35, 34), (38, 37), (50, 49), (51, 50), (65, 64)]
+        {
             assert_eq!(stop_signal(number).unwrap().unwrap().number(), linux, "CRI's {number}");
         }
         assert!(stop_signal(66).is_err() && stop_signal(-1).is_err());

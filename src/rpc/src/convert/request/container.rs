@@ -51,7 +51,10 @@ fn inner(from: v1::ContainerConfig) -> Result<ContainerConfig, Invalid> {
 
 fn env(from: v1::KeyValue) -> Result<(String, Vec<u8>), Invalid> {
     if from.key.is_empty() || from.key.contains(['=', '\0']) {
-        return Err(Invalid::new("key", format!("{:?} is not the name of an environment variable", from.key)));
+        return Err(Invalid::new(
+            "key",
+            format!("{:?} is not the name of an environment variable", from.key),
+        ));
     }
     match from.value.contains(&0) {
         true => Err(Invalid::new("value", format!("of {} holds a NUL", from.key))),

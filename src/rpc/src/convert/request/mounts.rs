@@ -26,7 +26,10 @@ pub(super) fn mount(from: v1::Mount) -> Result<Mount, Invalid> {
         return Err(Invalid::new("recursive_read_only", "is set without readonly"));
     }
     if from.recursive_read_only && propagation != Propagation::Private {
-        return Err(Invalid::new("recursive_read_only", "is set, and propagation is not PROPAGATION_PRIVATE"));
+        return Err(Invalid::new(
+            "recursive_read_only",
+            "is set, and propagation is not PROPAGATION_PRIVATE",
+        ));
     }
     if let Some(option) = from.mount_options.iter().find(|option| !MOUNT_OPTIONS.contains(&option.as_str())) {
         let why = format!("{option:?} is not one of {}", MOUNT_OPTIONS.join(", "));
@@ -93,7 +96,9 @@ pub(super) fn device(from: v1::Device) -> Result<Device, Invalid> {
 pub(super) fn cdi_device(from: v1::CdiDevice) -> Result<String, Invalid> {
     let parts = from.name.split_once('=').and_then(|(kind, device)| Some((kind.split_once('/')?, device)));
     match parts {
-        Some(((vendor, class), device)) if ![vendor, class, device].contains(&"") && !Path::new(class).is_absolute() => {
+        Some(((vendor, class), device))
+            if ![vendor, class, device].contains(&"") && !Path::new(class).is_absolute() =>
+        {
             Ok(from.name)
         }
         _ => Err(Invalid::new("name", format!("{:?} is not vendor/class=device", from.name))),

@@ -30,7 +30,8 @@ fn inner(from: v1::PodSandboxConfig, runtime_handler: String) -> Result<PodConfi
     }
     let metadata = from.metadata.ok_or_else(|| Invalid::missing("metadata"))?;
     let linux = from.linux.unwrap_or_default();
-    let security = pod_security(linux.security_context.unwrap_or_default()).under("linux.security_context")?;
+    let security =
+        pod_security(linux.security_context.unwrap_or_default()).under("linux.security_context")?;
     let mut port_mappings = Vec::new();
     for (i, mapping) in from.port_mappings.into_iter().enumerate() {
         port_mappings.extend(port_mapping(mapping).under(format_args!("port_mappings[{i}]"))?);
@@ -105,18 +106,22 @@ fn port_mapping(from: v1::PortMapping) -> Result<Option<PortMapping>, Invalid> {
         Ok(v1::Protocol::Tcp) => Protocol::Tcp,
         Ok(v1::Protocol::Udp) => Protocol::Udp,
         Ok(v1::Protocol::Sctp) => Protocol::Sctp,
-        Err(_) => return Err(Invalid::new("protocol", format!("{} is not a protocol of CRI", from.protocol))),
+        Err(_) => {
+            return Err(Invalid::new("protocol", format!("{} is not a protocol of CRI", from.protocol)));
+        }
     };
     let host_ip = match from.host_ip.as_str() {
         "" => None,
         text => {
-            let ip: IpAddr =
-                text.parse().map_err(|_| Invalid::new("host_ip", format!("{text:?} is not an IP address")))?;
+            let ip: IpAddr = text
+                .parse()
+                .map_err(|_| Invalid::new("host_ip", format!("{text:?} is not an IP address")))?;
             // 0.0.0.0 and :: are every address, which is also what nothing means.
             Some(ip).filter(|ip| !ip.is_unspecified())
         }
     };
-    let (container_port, host_port) = (port("container_port", from.container_port)?, port("host_port", from.host_port)?);
+    let (container_port, host_port) =
+        (port("container_port", from.container_port)?, port("host_port", from.host_port)?);
     if host_port == 0 {
         return Ok(None);
     }

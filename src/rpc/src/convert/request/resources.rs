@@ -26,7 +26,8 @@ pub(crate) fn resources(from: v1::LinuxContainerResources) -> Result<Resources, 
     at_least("memory_limit_in_bytes", memory_limit, 0)?;
     at_least("memory_swap_limit_in_bytes", memory_swap_limit, -1)?;
     if memory_swap_limit > 0 && memory_swap_limit < memory_limit {
-        let why = format!("{memory_swap_limit} is below memory_limit_in_bytes, {memory_limit}, which it includes");
+        let why =
+            format!("{memory_swap_limit} is below memory_limit_in_bytes, {memory_limit}, which it includes");
         return Err(Invalid::new("memory_swap_limit_in_bytes", why));
     }
     if !(-1000..=1000).contains(&oom_score_adj) {

@@ -28,7 +28,10 @@ pub(super) fn pod_security(from: v1::LinuxSandboxSecurityContext) -> Result<PodS
     }
     let namespaces = namespaces(from.namespace_options.unwrap_or_default()).under("namespace_options")?;
     if let NamespaceMode::Target(_) = namespaces.pid {
-        return Err(Invalid::new("namespace_options.pid", "TARGET is for containers: a sandbox has none yet"));
+        return Err(Invalid::new(
+            "namespace_options.pid",
+            "TARGET is for containers: a sandbox has none yet",
+        ));
     }
     Ok(PodSecurity {
         namespaces,
@@ -86,9 +89,13 @@ pub(super) fn container_security(
 fn namespaces(from: v1::NamespaceOption) -> Result<Namespaces, Invalid> {
     let target = from.target_id;
     let pid = match (mode("pid", from.pid)?, target.is_empty()) {
-        (v1::NamespaceMode::Target, true) => return Err(Invalid::new("target_id", "is empty, and pid is TARGET")),
+        (v1::NamespaceMode::Target, true) => {
+            return Err(Invalid::new("target_id", "is empty, and pid is TARGET"));
+        }
         (v1::NamespaceMode::Target, false) => {
-            let id = target.parse().map_err(|_| Invalid::new("target_id", format!("{target:?} is not a container's id")))?;
+            let id = target
+                .parse()
+                .map_err(|_| Invalid::new("target_id", format!("{target:?} is not a container's id")))?;
             NamespaceMode::Target(id)
         }
         (_, false) => return Err(Invalid::new("target_id", "is set, and pid is not TARGET")),
@@ -120,9 +127,10 @@ fn pod_or_node(field: &str, number: i32) -> Result<NamespaceMode, Invalid> {
 /// Mode POD has one mapping of each kind with container id 0 in it; mode NODE has none and is no user namespace.
 fn user_namespace(from: v1::UserNamespace) -> Result<Option<UserNamespace>, Invalid> {
     match mode("mode", from.mode)? {
-        v1::NamespaceMode::Pod => {
-            Ok(Some(UserNamespace { uids: one_mapping("uids", from.uids)?, gids: one_mapping("gids", from.gids)? }))
-        }
+        v1::NamespaceMode::Pod => Ok(Some(UserNamespace {
+            uids: one_mapping("uids", from.uids)?,
+            gids: one_mapping("gids", from.gids)?,
+        })),
         v1::NamespaceMode::Node if from.uids.is_empty() && from.gids.is_empty() => Ok(None),
         v1::NamespaceMode::Node => Err(Invalid::new("mode", "is NODE, and there are mappings")),
         other => Err(Invalid::new("mode", format!("{} is neither POD nor NODE", other.as_str_name()))),
@@ -133,7 +141,10 @@ fn one_mapping(field: &str, mappings: Vec<v1::IdMapping>) -> Result<Vec<IdMappin
     let mappings = each(mappings, id_mapping).under(field)?;
     match mappings.as_slice() {
         [one] if one.container_id == 0 => Ok(mappings),
-        [one] => Err(Invalid::new(field, format!("begins at container id {}: id 0 must be in it", one.container_id))),
+        [one] => Err(Invalid::new(
+            field,
+            format!("begins at container id {}: id 0 must be in it", one.container_id),
+        )),
         _ => Err(Invalid::new(field, format!("has {} mappings: exactly one is supported", mappings.len()))),
     }
 }
@@ -155,7 +166,11 @@ fn user_id(field: &str, value: Option<v1::Int64Value>) -> Result<Option<i64>, In
 }
 
 fn groups(groups: Vec<i64>) -> Result<Vec<i64>, Invalid> {
-    groups.into_iter().map(one_id).collect::<Result<_, _>>().map_err(|why| Invalid::new("supplemental_groups", why))
+    groups
+        .into_iter()
+        .map(one_id)
+        .collect::<Result<_, _>>()
+        .map_err(|why| Invalid::new("supplemental_groups", why))
 }
 
 /// The kernel's ids are 32 bits wide, and the last one means "none" (credentials(7)).
@@ -214,7 +229,9 @@ fn profile(
         (ProfileType::Unconfined, true) => Ok(Some(MandatoryProfile::Unconfined)),
         (ProfileType::Localhost, false) => localhost(field, &new.localhost_ref, confinement).map(Some),
         (ProfileType::Localhost, true) => Err(Invalid::new(field, "is Localhost without a localhost_ref")),
-        (other, false) => Err(Invalid::new(field, format!("is {} with a localhost_ref", other.as_str_name()))),
+        (other, false) => {
+            Err(Invalid::new(field, format!("is {} with a localhost_ref", other.as_str_name())))
+        }
     }
 }
 
@@ -229,7 +246,9 @@ fn deprecated_profile(
         "runtime/default" | "docker/default" => Ok(Some(MandatoryProfile::RuntimeDefault)),
         "unconfined" => Ok(Some(MandatoryProfile::Unconfined)),
         other if other.starts_with("localhost/") => localhost(field, other, confinement).map(Some),
-        other => Err(Invalid::new(field, format!("{other:?} is not runtime/default, unconfined or localhost/…"))),
+        other => {
+            Err(Invalid::new(field, format!("{other:?} is not runtime/default, unconfined or localhost/…")))
+        }
     }
 }
 

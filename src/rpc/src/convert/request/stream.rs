@@ -33,9 +33,15 @@ impl Streams {
 }
 
 /// Container, command and its time: `None` has no end.
-pub(crate) fn exec_sync(from: v1::ExecSyncRequest) -> Result<(String, Vec<String>, Option<Duration>), Invalid> {
+pub(crate) fn exec_sync(
+    from: v1::ExecSyncRequest,
+) -> Result<(String, Vec<String>, Option<Duration>), Invalid> {
     let timeout = seconds("timeout", from.timeout)?;
-    Ok((text::id("container_id", from.container_id)?, command(from.cmd)?, Some(timeout).filter(|t| !t.is_zero())))
+    Ok((
+        text::id("container_id", from.container_id)?,
+        command(from.cmd)?,
+        Some(timeout).filter(|t| !t.is_zero()),
+    ))
 }
 
 /// Container, command and streams.

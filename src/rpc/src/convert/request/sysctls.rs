@@ -14,13 +14,17 @@ pub(super) fn sysctls(sysctls: StringMap, namespaces: &Namespaces) -> Result<Str
         }
         let (mode, namespace) = if path.starts_with("net/") {
             (&namespaces.network, "network")
-        } else if ["kernel/shm", "kernel/msg", "fs/mqueue/"].iter().any(|ipc| path.starts_with(ipc)) || path == "kernel/sem" {
+        } else if ["kernel/shm", "kernel/msg", "fs/mqueue/"].iter().any(|ipc| path.starts_with(ipc))
+            || path == "kernel/sem"
+        {
             (&namespaces.ipc, "IPC")
         } else {
             return Err(refuse("is not of the pod's network or IPC namespace: it would change the node"));
         };
         if *mode == NamespaceMode::Node {
-            return Err(refuse(&format!("belongs to the {namespace} namespace, and this pod uses the node's")));
+            return Err(refuse(&format!(
+                "belongs to the {namespace} namespace, and this pod uses the node's"
+            )));
         }
     }
     Ok(sysctls)
@@ -39,7 +43,9 @@ fn path(key: &str) -> Option<String> {
         !part.is_empty()
             && part != "."
             && part != ".."
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@' | b':'))
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@' | b':'))
     };
     (path.contains('/') && path.split('/').all(part_valid)).then_some(path)
 }
@@ -57,13 +63,30 @@ mod tests {
     #[test]
     fn a_pod_sets_what_its_own_namespaces_hold() {
         use NamespaceMode::{Node, Pod};
-        for key in ["net.core.somaxconn", "net/ipv4/conf/eth0.100/forwarding", "kernel.shmmax", "kernel.msgmax", "kernel.sem", "fs.mqueue.msg_max"] {
+        for key in [
+            "net.core.somaxconn",
+            "net/ipv4/conf/eth0.100/forwarding",
+            "kernel.shmmax",
+            "kernel.msgmax",
+            "kernel.sem",
+            "fs.mqueue.msg_max",
+        ] {
             assert_eq!(check(key, Pod, Pod), Ok(()), "{key}");
             assert!(check(key, Node, Node).unwrap_err().contains("node's"), "{key}");
         }
         assert_eq!(check("net.core.somaxconn", Pod, Node), Ok(()));
         assert_eq!(check("kernel.sem", Node, Pod), Ok(()));
-        for key in ["kernel.panic", "vm.swappiness", "", "net", "net..x", "net/../kernel/panic", "/net/x", "net.ipv4. x", "kernel.semantics"] {
+        for key in [
+            "kernel.panic",
+            "vm.swappiness",
+            "",
+            "net",
+            "net..x",
+            "net/../kernel/panic",
+            "/net/x",
+            "net.ipv4. x",
+            "kernel.semantics",
+        ] {
             let error = check(key, Pod, Pod).unwrap_err();
             assert!(error.starts_with("sysctls: ") && error.contains(&format!("{key:?}")), "{key}: {error}");
         }

@@ -119,10 +119,15 @@ fn a_pod_that_cannot_be_is_refused_by_field() {
     refused(with_pod(|p| drop(p.labels.insert("k".into(), "v".repeat(4096)))), "config.labels");
     refused(with_pod(|p| drop(p.labels.insert(String::new(), "v".into()))), "config.labels");
     refused(
-        with_pod(|p| p.dns_config = Some(v1::DnsConfig { servers: vec!["1.1.1.1\nx".into()], ..Default::default() })),
+        with_pod(|p| {
+            p.dns_config = Some(v1::DnsConfig { servers: vec!["1.1.1.1\nx".into()], ..Default::default() })
+        }),
         "config.dns_config.servers",
     );
-    refused(with_pod(|p| p.linux.as_mut().unwrap().cgroup_parent = "/a/../b".into()), "config.linux.cgroup_parent");
+    refused(
+        with_pod(|p| p.linux.as_mut().unwrap().cgroup_parent = "/a/../b".into()),
+        "config.linux.cgroup_parent",
+    );
     refused(
         with_pod(|p| drop(p.linux.as_mut().unwrap().sysctls.insert("kernel.panic".into(), "1".into()))),
         "config.linux.sysctls",
@@ -176,8 +181,10 @@ fn namespace_options_follow_the_contract() {
 
     let map = |container_id, length| v1::IdMapping { host_id: 100_000, container_id, length };
     let userns = |mode, uids: Vec<v1::IdMapping>, gids: Vec<v1::IdMapping>| {
-        options(&|o| o.userns_options = Some(v1::UserNamespace { mode, uids: uids.clone(), gids: gids.clone() }))
-            .map(|n| n.user)
+        options(&|o| {
+            o.userns_options = Some(v1::UserNamespace { mode, uids: uids.clone(), gids: gids.clone() })
+        })
+        .map(|n| n.user)
     };
     assert_eq!(userns(0, vec![map(0, 65_536)], vec![map(0, 65_536)]).unwrap().unwrap().uids.len(), 1);
     assert_eq!(userns(2, vec![], vec![]), Ok(None));
@@ -205,10 +212,7 @@ fn users_and_groups_follow_the_contract() {
         &format!("{AT}.run_as_username"),
     );
     refused(with_security(|s| s.supplemental_groups = vec![-5]), &format!("{AT}.supplemental_groups"));
-    refused(
-        with_security(|s| s.supplemental_groups_policy = 2),
-        &format!("{AT}.supplemental_groups_policy"),
-    );
+    refused(with_security(|s| s.supplemental_groups_policy = 2), &format!("{AT}.supplemental_groups_policy"));
 }
 
 #[test]
@@ -232,12 +236,14 @@ fn profiles_come_from_the_new_field_or_the_old_string() {
     refused(seccomp(2, "p.json", ""), &format!("{SECCOMP}.localhost_ref"));
     refused(seccomp(3, "", ""), SECCOMP);
 
-    let old = |text: &str| with_security(|s| s.seccomp_profile_path = text.into()).map(|c| c.security.seccomp);
+    let old =
+        |text: &str| with_security(|s| s.seccomp_profile_path = text.into()).map(|c| c.security.seccomp);
     assert_eq!(old(""), Ok(None));
     assert_eq!(old("runtime/default"), Ok(Some(MandatoryProfile::RuntimeDefault)));
     assert_eq!(old("localhost//p.json"), Ok(Some(local())));
     refused(old("nonsense"), SECCOMP);
-    let apparmor = |text: &str| with_security(|s| s.apparmor_profile = text.into()).map(|c| c.security.apparmor);
+    let apparmor =
+        |text: &str| with_security(|s| s.apparmor_profile = text.into()).map(|c| c.security.apparmor);
     assert_eq!(apparmor("localhost/k8s-x"), Ok(Some(MandatoryProfile::Localhost("k8s-x".into()))));
     refused(apparmor("localhost/"), "config.linux.security_context.apparmor");
 }
@@ -270,7 +276,8 @@ fn a_container_that_cannot_be_is_refused_by_field() {
     refused(with_container(|c| c.cdi_devices = vec![cdi("gpu")]), "config.CDI_devices[0].name");
     let add = |name: &str| {
         with_security(|s| {
-            s.capabilities = Some(v1::Capability { add_capabilities: vec![name.into()], ..Default::default() });
+            s.capabilities =
+                Some(v1::Capability { add_capabilities: vec![name.into()], ..Default::default() });
         })
         .map(|c| c.security.capabilities.add)
     };
@@ -295,7 +302,8 @@ fn mounts_follow_the_contract() {
     refused(with_mount(|m| m.image = image()), &at("host_path"));
     refused(with_mount(|m| m.image_sub_path = "a".into()), &at("image_sub_path"));
     refused(with_mount(|m| m.propagation = 3), &at("propagation"));
-    let volume = with_mount(|m| (m.host_path, m.image, m.image_sub_path) = (String::new(), image(), "a/b".into()));
+    let volume =
+        with_mount(|m| (m.host_path, m.image, m.image_sub_path) = (String::new(), image(), "a/b".into()));
     assert!(matches!(&volume.unwrap().mounts[0].source, MountSource::Image { .. }));
     refused(
         with_mount(|m| (m.host_path, m.image, m.image_sub_path) = (String::new(), image(), "/a".into())),
@@ -306,14 +314,8 @@ fn mounts_follow_the_contract() {
         &at("image.image"),
     );
     assert!(with_mount(|m| m.recursive_read_only = true).is_ok());
-    refused(
-        with_mount(|m| (m.recursive_read_only, m.readonly) = (true, false)),
-        &at("recursive_read_only"),
-    );
-    refused(
-        with_mount(|m| (m.recursive_read_only, m.propagation) = (true, 1)),
-        &at("recursive_read_only"),
-    );
+    refused(with_mount(|m| (m.recursive_read_only, m.readonly) = (true, false)), &at("recursive_read_only"));
+    refused(with_mount(|m| (m.recursive_read_only, m.propagation) = (true, 1)), &at("recursive_read_only"));
     assert!(with_mount(|m| m.mount_options = vec!["noexec".into(), "nosuid".into()]).is_ok());
     refused(with_mount(|m| m.mount_options = vec!["suid".into()]), &at("mount_options"));
     refused(with_mount(|m| m.uid_mappings = vec![Default::default()]), &at("uidMappings[0].length"));
@@ -351,14 +353,19 @@ fn streams_follow_the_contract() {
     assert!(request(true, true, false, true).is_ok());
     refused(request(true, true, true, true), "stderr");
     refused(request(false, false, false, false), "stdin, stdout, stderr");
-    refused(exec(v1::ExecRequest { cmd: vec!["sh".into()], stdout: true, ..Default::default() }), "container_id");
-    refused(exec(v1::ExecRequest { container_id: "c".into(), stdout: true, ..Default::default() }), "cmd");
-    refused(attach(v1::AttachRequest { container_id: "c".into(), ..Default::default() }), "stdin, stdout, stderr");
     refused(
-        port_forward(v1::PortForwardRequest { pod_sandbox_id: "p".into(), port: vec![80, 0] }),
-        "port",
+        exec(v1::ExecRequest { cmd: vec!["sh".into()], stdout: true, ..Default::default() }),
+        "container_id",
     );
-    let sync = |timeout| exec_sync(v1::ExecSyncRequest { container_id: "c".into(), cmd: vec!["ls".into()], timeout });
+    refused(exec(v1::ExecRequest { container_id: "c".into(), stdout: true, ..Default::default() }), "cmd");
+    refused(
+        attach(v1::AttachRequest { container_id: "c".into(), ..Default::default() }),
+        "stdin, stdout, stderr",
+    );
+    refused(port_forward(v1::PortForwardRequest { pod_sandbox_id: "p".into(), port: vec![80, 0] }), "port");
+    let sync = |timeout| {
+        exec_sync(v1::ExecSyncRequest { container_id: "c".into(), cmd: vec!["ls".into()], timeout })
+    };
     assert_eq!(sync(0).unwrap().2, None);
     assert_eq!(sync(3).unwrap().2.unwrap().as_secs(), 3);
     refused(sync(-1), "timeout");
