@@ -62,10 +62,11 @@ fn describe(pid: u32) -> Process {
     Process { pid, command }
 }
 
-/// The machine's cgroups in every mounted hierarchy, deepest first; its own parent among them when `with_parent`.
-pub fn cgroups(number: u8, with_parent: bool) -> Vec<PathBuf> {
+/// The machine's cgroups in every hierarchy that its `holder` process has mounted, deepest first; its own parent among
+/// them when `with_parent`.
+pub fn cgroups(number: u8, holder: u32, with_parent: bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for hierarchy in hierarchies() {
+    for hierarchy in hierarchies(holder) {
         let parent = hierarchy.join(machine::cgroup_of(number));
         if parent.is_dir() {
             below(&parent, &mut found);
@@ -77,13 +78,14 @@ pub fn cgroups(number: u8, with_parent: bool) -> Vec<PathBuf> {
     found
 }
 
-/// The mount points of every cgroup hierarchy, v1 and v2, this process can see.
-fn hierarchies() -> BTreeSet<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+/// The mount points of every cgroup hierarchy, v1 and v2, that a process has, as paths for this one.
+fn hierarchies(of: u32) -> BTreeSet<PathBuf> {
+    let table = fs::read_to_string(format!("/proc/{of}/mountinfo")).unwrap_or_default();
     let is_cgroup = |line: &&str| {
         line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with("cgroup ") || rest.starts_with("cgroup2 "))
     };
-    table.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+    let points = table.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4));
+    points.map(|point| PathBuf::from(format!("/proc/{of}/root{point}"))).collect()
 }
 
 fn below(dir: &Path, found: &mut Vec<PathBuf>) {

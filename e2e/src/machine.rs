@@ -74,6 +74,8 @@ impl Machine {
             BufReader::new(stdout).read_line(&mut word).expect("hear from the machine's holder");
         }
         assert_eq!(word, "up\n", "the machine did not come up; its complaint is above");
+        // Of a killed harness whose machine had this number: some hierarchies are only mounted inside.
+        remove_groups(number, holder.id());
         Self { number, holder, lock }
     }
 
@@ -159,6 +161,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         kill_all(self.number, &[self.holder.id()]);
+        remove_groups(self.number, self.holder.id());
         let _ = self.holder.kill();
         let _ = self.holder.wait();
         remove_all(self.number);
@@ -215,9 +218,8 @@ fn kill_all(number: u8, spared: &[u32]) {
     }
 }
 
-fn remove_all(number: u8) {
-    kill_all(number, &[]);
-    for group in leftovers::cgroups(number, true) {
+fn remove_groups(number: u8, holder: u32) {
+    for group in leftovers::cgroups(number, holder, true) {
         for _ in 0..100 {
             if !group.exists() || fs::remove_dir(&group).is_ok() {
                 break;
@@ -225,5 +227,10 @@ fn remove_all(number: u8) {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+fn remove_all(number: u8) {
+    kill_all(number, &[]);
+    remove_groups(number, std::process::id());
     let _ = fs::remove_dir_all(dir_of(number));
 }
