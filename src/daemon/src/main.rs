@@ -3,11 +3,13 @@
 //! The only crate that wires the others together. It must never know how a pod runs, how a layer unpacks or
 //! what a CRI message looks like: it reads the configuration, hands each room its part, and stops them.
 
+mod check;
 mod commands;
 mod config;
 mod exit;
 mod flags;
 mod lock;
+mod runtimes;
 mod ui;
 
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ fn run(flags: Flags) -> Exit {
     let common = &flags.common;
     match flags.command {
         Command::Config(command) => commands::config::run(&command, common),
+        Command::Check(output) => commands::check::run(output.output, common),
         Command::Version(output) => commands::version::run(output.output),
         _ => Exit::Failure,
     }

@@ -1,5 +1,6 @@
 //! The subcommands: one file each, from flags to an exit status.
 
+pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod version;
 
