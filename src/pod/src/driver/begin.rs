@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::limits::OCI_RUNTIME_MAX;
-use model::{ContainerConfig, ContainerId, Resources, Signal};
+use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl Driver {
 
     async fn begin_create(&mut self, config: Arc<ContainerConfig>) -> Result<Job, PodError> {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
-        let id = id.map_err(|e| PodError::pod_step("name a container", &self.id, Cause::host(e)))?;
+        let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
         let image = self.host.bundles.find_image(&config.image)?;
         let cgroup = crate::cgroups::container_cgroup(&self.record.cgroup, &id);
         let record = ContainerRecord {
@@ -133,6 +133,7 @@ impl Driver {
             cgroup,
             config,
         };
+        let target_pid = self.target_pid(&record.config)?;
         self.containers.insert(id.clone(), record.clone());
         if let Err(error) = self.commit(self.container_change(&id)).await {
             self.containers.remove(&id);
@@ -141,9 +142,8 @@ impl Driver {
         let input = bundle::Input {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
-            pod_cgroup: self.record.cgroup.clone(),
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
-            target_pid: self.target_pid(&record.config)?,
+            target_pid,
             container: id.clone(),
             record,
             image,
@@ -153,6 +153,23 @@ impl Driver {
             Product::Created(bundle::make(&host.bundles, input).await)
         });
         Ok(Job::Create(id))
+    }
+
+    /// The first process of the container whose PID namespace is to be shared.
+    fn target_pid(&self, config: &ContainerConfig) -> Result<Option<u32>, PodError> {
+        let NamespaceMode::Target(target) = &config.security.namespaces.pid else { return Ok(None) };
+        match self.containers.get(target).map(|container| &container.phase) {
+            Some(ContainerPhase::Running { pid, .. }) => Ok(Some(*pid)),
+            Some(phase) => Err(PodError::ContainerState {
+                attempt: "share the PID namespace of",
+                container: target.clone(),
+                state: phase.word(),
+            }),
+            None => Err(PodError::Invalid {
+                field: "config.linux.security_context.namespace_options.target_id",
+                why: format!("container {target} is not one of pod sandbox {}", self.id),
+            }),
+        }
     }
 
     async fn begin_start(&mut self, id: ContainerId) -> Result<Job, PodError> {
