@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-/// A command as every room starts one: no environment, working directory `/`, standard input from
-/// `/dev/null`. What the program needs of these, the caller says.
-#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+/// The start of every child process: working directory `/`, no environment, standard input from /dev/null.
+/// Callers add what their program needs (`env`, `stdin`, …), and never take that away from others.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "this is the replacement that the ban names")]
     let mut command = Command::new(program);
-    command.env_clear().current_dir("/").stdin(Stdio::null());
+    command.current_dir("/").env_clear().stdin(Stdio::null());
     command
 }

@@ -1,0 +1,1 @@
+//! Measuring: percentiles, proportional memory, tables.
