@@ -1,1 +1,3 @@
-//! (see below)
+//! What a pod and a container are.
+
+pub mod spec;
