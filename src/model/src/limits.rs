@@ -32,6 +32,10 @@ pub const IMAGE_CONFIG_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const IMAGE_LAYERS_MAX: usize = 500;
 /// How long a pull may go without a single byte before it is given up.
 pub const PULL_STALL_MAX: Duration = Duration::from_secs(60);
+/// An image's /etc/passwd or /etc/group, bytes.
+pub const ACCOUNT_FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A seccomp profile of the node's, bytes.
+pub const SECCOMP_PROFILE_BYTES_MAX: usize = 1024 * 1024;
 
 const _: () = assert!(EXEC_SYNC_OUTPUT_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(LOG_LINE_BYTES_DEFAULT < SHIM_FRAME_BYTES_MAX);

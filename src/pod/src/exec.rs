@@ -222,7 +222,8 @@ async fn process(bundle: &Path, command: Vec<String>, tty: bool) -> Result<serde
     let bytes = tokio::fs::read(&path).await;
     let bytes = bytes.map_err(|e| Cause::host(kernel::SysError::path("read", &path, e)))?;
     let spec: Spec = serde_json::from_slice(&bytes).map_err(Cause::host)?;
-    serde_json::to_value(spec::exec_process(&spec, command, tty)).map_err(Cause::host)
+    let process = spec::exec_process(&spec, &command, tty).map_err(Cause::new)?;
+    serde_json::to_value(process).map_err(Cause::host)
 }
 
 fn pipe_fds() -> Result<(OwnedFd, OwnedFd), Cause> {
