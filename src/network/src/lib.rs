@@ -8,12 +8,37 @@
 //! This crate must never know what a container, an image or a shim is, nor speak CRI. It calls plugins as the
 //! CNI specification says and trusts nothing they print.
 
+mod bandwidth;
+mod cache;
+mod capability;
+mod chain;
+mod cni;
+mod conf;
+mod dial;
+mod error;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fake;
+mod invoke;
+mod journal;
+mod lo;
+pub mod netns;
+mod result;
+mod stats;
+mod template;
+mod version;
+mod watch;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use model::{DnsConfig, PodId, PodIdentity, PortMapping, StringMap};
 
+pub use cni::{Cni, CniConfig};
+pub use dial::{DialError, dial};
+pub use error::{Command, NetworkError, PluginError};
+pub use lo::lo_up;
+pub use stats::{InterfaceStats, interface_stats};
 
 /// The interface that every pod has (the kubelet and critest expect this name).
 pub const POD_INTERFACE: &str = "eth0";
@@ -115,8 +140,3 @@ impl NetworkStatus {
         }
     }
 }
-
-#[derive(Debug,thiserror::Error)] #[error("x")] pub struct NetworkError;
-impl model::Classify for NetworkError { fn kind(&self)->model::ErrorKind{model::ErrorKind::Internal} }
-pub fn lo_up(_p:&std::path::Path)->Result<(),NetworkError>{Ok(())}
-pub fn dial(_p:Option<&std::path::Path>,_port:u16)->Result<std::net::TcpStream,NetworkError>{Err(NetworkError)}

@@ -12,6 +12,7 @@ mod ending;
 mod error;
 mod events;
 mod exec;
+mod host;
 mod index;
 mod pods;
 mod queue;
