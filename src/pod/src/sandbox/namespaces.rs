@@ -27,7 +27,7 @@ fn pins(site: &Site<'_>) -> Vec<(Kind, PathBuf)> {
 
 pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let pins = pins(site);
-    let hostname = files::hostname(site);
+    let hostname = files::hostname(site.pod, site.pod_config);
     let sysctls = sysctls(site);
     move || {
         let borrowed: Vec<(Kind, &Path)> = pins.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
