@@ -72,6 +72,16 @@ impl NodeBuilder {
     /// Starts registry and service and waits until both answer.
     #[track_caller]
     pub fn start(self) -> Node {
+        let node = self.prepare();
+        if !node.service_runs() {
+            node.start_service();
+        }
+        node
+    }
+
+    /// Starts the registry only; the service is for the caller to start.
+    #[track_caller]
+    pub fn prepare(self) -> Node {
         let Self { programs, machine, config } = self;
         let Some(programs) = programs else {
             return peer::containerd_on(machine, config, &tool("runc"));
@@ -81,7 +91,7 @@ impl NodeBuilder {
         fs::write(&file, config.text(&programs)).expect("write the service's configuration");
         let argv = [programs.gantline.as_os_str(), "serve".as_ref(), "--config".as_ref(), file.as_os_str()];
         let argv = argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        Node::launch(machine, config, Launch { argv, env: Vec::new() })
+        Node::prepare(machine, config, Launch { argv, env: Vec::new() })
     }
 }
 
@@ -110,16 +120,22 @@ impl Node {
         NodeBuilder { programs: Some(programs()), machine, config }
     }
 
-    /// A node of any CRI service.
+    /// A node of any CRI service, which runs.
     #[track_caller]
     pub fn launch(machine: Machine, config: Config, launch: Launch) -> Self {
+        let node = Self::prepare(machine, config, launch);
+        node.start_service();
+        node
+    }
+
+    /// A node of any CRI service, which is yet to be started.
+    #[track_caller]
+    pub fn prepare(machine: Machine, config: Config, launch: Launch) -> Self {
         let registry = Registry::start(&machine);
         registry.push(&machine, image::busybox(), "busybox:1");
         let cri = Cri::new(machine.path(&config.socket));
         let mounts_before = leftovers::mounts(&machine);
-        let node = Self { service: Mutex::new(None), registry, launch, config, cri, mounts_before, machine };
-        node.start_service();
-        node
+        Self { service: Mutex::new(None), registry, launch, config, cri, mounts_before, machine }
     }
 
     fn service(&self) -> MutexGuard<'_, Option<Child>> {
@@ -210,11 +226,26 @@ impl Node {
         run(&mut self.crictl_command(args))
     }
 
-    /// Runs the service's own program inside the machine, as `gantline pull …`.
+    /// The service's own program inside the machine, as `gantline pull …`.
+    pub fn gantline_command(&self, args: &[&str]) -> Command {
+        let mut command = self.machine.command(&self.launch.argv[0]);
+        // `gantline serve --config FILE`, or `containerd --config FILE`.
+        let file = self.launch.argv.iter().skip_while(|word| *word != "--config").nth(1);
+        command.args(args).args(file.iter().flat_map(|file| ["--config", file.as_str()]));
+        command
+    }
+
+    /// Runs the service's own program to its end.
     #[track_caller]
     pub fn gantline(&self, args: &[&str]) -> Said {
-        let mut command = self.machine.command(&self.launch.argv[0]);
-        run(command.args(args).args(["--config", &self.launch.argv[3]]))
+        run(&mut self.gantline_command(args))
+    }
+
+    /// The per-pod processes of this machine: shims, and what else `named` says.
+    pub fn processes(&self, named: impl Fn(&str) -> bool) -> Vec<leftovers::Process> {
+        let spared = leftovers::own_children();
+        let all = leftovers::processes(self.machine.number, &spared);
+        all.into_iter().filter(|process| named(&process.command)).collect()
     }
 
     /// The reference of the busybox image.

@@ -111,7 +111,9 @@ fn a_pod_whose_shim_died_is_seen_and_can_be_removed() {
     let node = Node::start();
     let pod = node.pod("orphaned").run();
     let container = pod.container("c").idle().start();
-    node.machine.sh("kill -KILL $(pidof gantline-shim)");
+    let shims = node.processes(|command| command.contains("shim"));
+    assert_eq!(shims.len(), 1, "one shim a pod: {shims:?}");
+    node.machine.sh(&format!("kill -KILL {}", shims[0].pid));
     eventually("the death is noticed", Duration::from_secs(10), || {
         let state = container.status().state();
         if state == ContainerState::ContainerExited { Ok(()) } else { Err(format!("{state:?}")) }
