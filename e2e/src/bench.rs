@@ -80,7 +80,10 @@ pub fn table(ours: &Measured, peer: &Measured, peer_name: &str, pods: usize) -> 
             our_median / their_median,
         );
     }
-    let _ = writeln!(text, "\n| memory (PSS, MiB) with {pods} pods | Gantline | {peer_name} | ratio |\n|---|---:|---:|---:|");
+    let _ = writeln!(
+        text,
+        "\n| memory (PSS, MiB) with {pods} pods | Gantline | {peer_name} | ratio |\n|---|---:|---:|---:|"
+    );
     for (what, our, their) in [
         ("the service", ours.service_mib, peer.service_mib),
         ("per pod, beside its containers", ours.pod_mib, peer.pod_mib),

@@ -93,15 +93,20 @@ impl Config {
     pub fn plain_http(&self, host: &str) {
         let dir = self.certs.join(host);
         fs::create_dir_all(&dir).expect("make a registry host's directory");
-        let text = format!("server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+        let text = format!(
+            "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
         fs::write(dir.join("hosts.toml"), text).expect("write hosts.toml");
     }
 
     /// The service's configuration file.
     pub(crate) fn text(&self, programs: &Programs) -> String {
         let bins: Vec<String> = self.cni_bins.iter().map(|dir| dir.display().to_string()).collect();
-        let runtimes: String =
-            self.runtimes.iter().map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n")).collect();
+        let runtimes: String = self
+            .runtimes
+            .iter()
+            .map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n"))
+            .collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
         let Self { root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, more, .. } = self;
         let shim = &programs.shim;

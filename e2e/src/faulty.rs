@@ -62,7 +62,8 @@ impl Proxy {
                     if stopping.load(Ordering::Relaxed) {
                         return;
                     }
-                    let gone = matches!(fault, Fault::GoneAfter { .. }) && counting.load(Ordering::Relaxed) > 0;
+                    let gone =
+                        matches!(fault, Fault::GoneAfter { .. }) && counting.load(Ordering::Relaxed) > 0;
                     if gone {
                         continue;
                     }
@@ -120,7 +121,9 @@ fn serve(client: TcpStream, fault: Fault, large_answers: &AtomicUsize) -> Option
             };
         }
         match fault {
-            Fault::FlipByte { at } if (before..passed).contains(&at) && passed > LARGE => buffer[at - before] ^= 1,
+            Fault::FlipByte { at } if (before..passed).contains(&at) && passed > LARGE => {
+                buffer[at - before] ^= 1
+            }
             Fault::Slow(pause) => std::thread::sleep(pause),
             _ => {}
         }

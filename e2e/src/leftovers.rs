@@ -45,7 +45,9 @@ pub fn zombies_of(parent: u32) -> Vec<Process> {
 /// Direct children of this very process: what the harness itself started.
 pub fn own_children() -> Vec<u32> {
     let own = format!("PPid:\t{}\n", std::process::id());
-    pids().filter(|pid| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains(&own))).collect()
+    pids()
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains(&own)))
+        .collect()
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -82,7 +84,8 @@ pub fn cgroups(number: u8, holder: u32, with_parent: bool) -> Vec<PathBuf> {
 fn hierarchies(of: u32) -> BTreeSet<PathBuf> {
     let table = fs::read_to_string(format!("/proc/{of}/mountinfo")).unwrap_or_default();
     let is_cgroup = |line: &&str| {
-        line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with("cgroup ") || rest.starts_with("cgroup2 "))
+        line.split_once(" - ")
+            .is_some_and(|(_, rest)| rest.starts_with("cgroup ") || rest.starts_with("cgroup2 "))
     };
     let points = table.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4));
     points.map(|point| PathBuf::from(format!("/proc/{of}/root{point}"))).collect()
@@ -132,7 +135,10 @@ pub fn rules(machine: &Machine) -> Vec<String> {
 pub fn entries(dir: &Path, kept: &[&str]) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| !kept.contains(&name.as_str())).map(|name| dir.join(name).display().to_string()).collect()
+    names
+        .filter(|name| !kept.contains(&name.as_str()))
+        .map(|name| dir.join(name).display().to_string())
+        .collect()
 }
 
 /// Addresses that the host-local plugin holds reserved, under its data directory.

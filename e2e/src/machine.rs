@@ -54,7 +54,7 @@ impl Machine {
     /// A new machine. Under another user than root this says so and ends the test program: nothing here can run.
     #[track_caller]
     #[allow(clippy::print_stderr)]
-    pub fn new() -> Self {
+    pub fn boot() -> Self {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: namespaces, mounts and cgroups need root");
             std::process::exit(0);
@@ -204,7 +204,8 @@ fn try_claim(number: u8) -> Option<File> {
         Err(TryLockError::Error(error)) => panic!("lock machine {number}: {error}"),
     }
     // Another may have removed the file between our open and our lock: then the lock is worth nothing.
-    let same = fs::metadata(lock_path(number)).is_ok_and(|now| lock.metadata().is_ok_and(|own| own.ino() == now.ino()));
+    let same = fs::metadata(lock_path(number))
+        .is_ok_and(|now| lock.metadata().is_ok_and(|own| own.ino() == now.ino()));
     same.then_some(lock)
 }
 

@@ -15,7 +15,7 @@ use crate::registry::Registry;
 /// Starts a node of containerd with `runc`; its pause image is a static program of a few lines, as the real one is.
 #[track_caller]
 pub fn containerd(runc: &Path) -> Node {
-    let machine = Machine::new();
+    let machine = Machine::boot();
     let config = Config::new(&machine, "containerd");
     containerd_on(machine, config, runc)
 }
@@ -31,7 +31,8 @@ pub fn containerd_on(machine: Machine, mut config: Config, runc: &Path) -> Node 
     let program = tool("containerd");
     let argv = [program.as_os_str(), "--config".as_ref(), file.as_os_str()];
     let argv = argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let path = format!("{}:{}", target_dir().join("tools").display(), std::env::var("PATH").unwrap_or_default());
+    let path =
+        format!("{}:{}", target_dir().join("tools").display(), std::env::var("PATH").unwrap_or_default());
     let node = Node::launch(machine, config, Launch { argv, env: vec![("PATH".into(), path)] });
     node.push(&pause(&node.machine.dir()), "pause:1");
     node
