@@ -1,4 +1,5 @@
 //! Containers: how they end, what they log, as whom and with what they run.
+#![allow(clippy::unwrap_used)]
 
 use api::v1::{self, ContainerState, KeyValue, MountPropagation};
 use e2e::{Node, eventually, image};

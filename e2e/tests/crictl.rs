@@ -1,4 +1,5 @@
 //! crictl of the pinned version: every command a person debugs a node with.
+#![allow(clippy::unwrap_used)]
 
 use std::io::Read as _;
 use std::process::Stdio;

@@ -1,4 +1,5 @@
 //! The same request again is the same pod: never a second one, never "name is reserved".
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

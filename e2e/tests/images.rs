@@ -1,4 +1,5 @@
 //! Images: pulled whole or not at all, from registries that behave and registries that do not.
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! Pods: what they share, what they are told, how they are reached.
+#![allow(clippy::unwrap_used)]
 
 use api::v1::{DnsConfig, NamespaceMode, PodSandboxState, PortMapping};
 use e2e::{Node, eventually};
