@@ -265,7 +265,7 @@ impl Inner {
         let list = self.chain.negotiate(&list).await?;
         let _no_attachments = self.collecting.write().await;
         let ours = self.journal.pods().await?;
-        let ours = live.iter().chain(ours.iter().filter(|pod| !stale.contains(pod)));
+        let ours = live.iter().chain(ours.iter().filter(|pod| !stale.contains(*pod)));
         let mut valid: Vec<_> = ours.map(|pod| (pod.to_string(), POD_INTERFACE.to_owned())).collect();
         let others = self.cache.attachments(&list.name).into_iter();
         let others = others.filter(|a| !stale.iter().any(|pod| pod.as_str() == a.container_id));

@@ -4,7 +4,7 @@
 //! [`undo`] succeeds however far `make` came. A bundle holds nothing that runs; see [`crate::driver`] for
 //! the start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use std::sync::Arc;
 use image::{Image, Images, Snapshots};
 use kernel::{SysError, durable};
 use model::{
-    Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, MandatoryProfile, NamespaceMode, PodConfig,
-    PodId, Signal,
+    Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, NamespaceMode, PodConfig, PodId, Signal,
 };
 use shim_client::{RunContainer, Shim};
 use telemetry::Stages;
 
-use crate::cgroups;
 use crate::config::{PodPaths, PodsConfig};
 use crate::error::{Cause, PodError};
 use crate::records::ContainerRecord;
 use crate::sandbox;
-use crate::spec::{self, Defaults, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, prepare};
+use crate::spec::{
+    self, Defaults, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path, prepare,
+};
 use crate::state::User;
 
 /// What bundles are made with.
@@ -42,6 +42,8 @@ pub(crate) struct Builder {
 pub(crate) struct Input {
     pub(crate) pod: PodId,
     pub(crate) pod_config: Arc<PodConfig>,
+    /// The parent of its containers' cgroups, as the driver writes it.
+    pub(crate) cgroup_parent: String,
     /// The first process of the pod's shared PID namespace.
     pub(crate) pod_init: Option<u32>,
     /// The first process of the container whose PID namespace is shared.
@@ -75,8 +77,8 @@ impl Builder {
         snapshots: Arc<dyn Snapshots>,
         stages: Stages,
     ) -> Result<Self, PodError> {
-        let facts = cgroups::host_facts().map_err(|e| PodError::Store(Cause::host(e)))?;
-        let defaults = config.defaults.for_specs(&config);
+        let facts = crate::host::facts().map_err(|e| PodError::Store(Cause::host(e)))?;
+        let defaults = config.spec_defaults();
         Ok(Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults: Arc::new(defaults) })
     }
 
@@ -91,6 +93,11 @@ impl Builder {
             }
             Err(error) => Err(PodError::Store(Cause::new(error))),
         }
+    }
+
+    /// What the node has and may.
+    pub(crate) fn facts(&self) -> &HostFacts {
+        &self.facts
     }
 
     /// Containers that have a writable layer, for the sweep after a recovery.
@@ -221,14 +228,12 @@ impl Builder {
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let config = &input.record.config;
         let user = spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
-        let mounts = prepare::mounts(&config.mounts).map_err(refused)?;
-        let devices = prepare::devices(config).map_err(refused)?;
-        let seccomp = match &config.security.seccomp {
-            Some(MandatoryProfile::Localhost(path)) if !config.security.privileged => {
-                Some(spec::read_localhost(path).map_err(refused)?)
-            }
-            _ => None,
-        };
+        let mounts = prepare::mounts(config, &BTreeMap::new()).map_err(refused)?;
+        let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
+        let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
+        let seccomp = spec::read_localhost(profile).map_err(refused)?;
+        let cgroups_path = cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
+        let cgroups_path = cgroups_path.map_err(refused)?;
         let image = &input.image.config;
         let spec = spec::build(&SpecInput {
             pod_id: &input.pod,
@@ -250,7 +255,7 @@ impl Builder {
             mounts: &mounts,
             devices: &devices,
             seccomp_localhost: seccomp.as_deref(),
-            cgroups_path: &cgroups::oci_path(&input.record.cgroup, container, self.config.cgroup_driver),
+            cgroups_path: &cgroups_path,
             host: &self.facts,
             defaults: &self.defaults,
         })

@@ -139,7 +139,8 @@ impl Pods {
 
     fn new_record(&self, id: &PodId, config: &Arc<PodConfig>, handler: &str) -> Result<PodRecord, PodError> {
         let node = &self.host.sandboxes.config;
-        let cgroup = cgroups::pod_cgroup(config, id, node).map_err(|e| PodError::Invalid {
+        let cgroup_parent = cgroups::parent(id, config, node);
+        let cgroup = cgroups::pod_cgroup(&cgroup_parent, node.cgroup_driver).map_err(|e| PodError::Invalid {
             field: "config.linux.cgroup_parent",
             why: model::chain(&e),
         })?;
@@ -151,6 +152,7 @@ impl Pods {
             handler: handler.to_owned(),
             network: None,
             cgroups_made: hierarchy.group(&cgroup).missing(),
+            cgroup_parent,
             cgroup,
         })
     }

@@ -1,11 +1,13 @@
 //! UpdateContainerResources: the limits of a created or running container, changed all or not at all.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kernel::cgroup::Hierarchy;
 use kernel::durable;
 use model::{ContainerId, Resources};
 
+use crate::driver::Host;
 use crate::error::{Cause, PodError};
 use crate::spec::{self, Spec};
 
@@ -19,6 +21,7 @@ pub(crate) struct Resize {
     /// What is asked for; zero or empty stays.
     pub(crate) wanted: Resources,
     pub(crate) running: bool,
+    pub(crate) host: Arc<Host>,
 }
 
 impl Resize {
@@ -36,8 +39,8 @@ impl Resize {
             let container = self.container.clone();
             move |source| PodError::ContainerStep { step, container, source }
         };
+        let limits = spec::limits(&merged, "linux", self.host.bundles.facts()).map_err(|e| step("update the resources")(Cause::new(e)))?;
         if self.running {
-            let limits = spec::limits(&merged).map_err(|e| step("update the resources")(Cause::new(e)))?;
             let hierarchy = Hierarchy::detect().map_err(|e| step("find the cgroup")(Cause::host(e)))?;
             let applied = hierarchy.group(&self.cgroup).apply(&limits);
             applied.map_err(|e| step("update the resources")(Cause::host(e)))?;
@@ -47,8 +50,7 @@ impl Resize {
         let rewritten = std::fs::read(&path)
             .map_err(|e| Cause::host(kernel::SysError::path("read", &path, e)))
             .and_then(|bytes| serde_json::from_slice::<Spec>(&bytes).map_err(Cause::host))
-            .and_then(|spec| spec::with_resources(spec, &merged).map_err(Cause::new))
-            .and_then(|spec| serde_json::to_vec(&spec).map_err(Cause::host))
+            .and_then(|spec| serde_json::to_vec(&spec::with_limits(spec, limits)).map_err(Cause::host))
             .and_then(|bytes| durable::replace(&path, &bytes, 0o600).map_err(Cause::host));
         rewritten.map_err(step("write the specification"))?;
         Ok(merged)

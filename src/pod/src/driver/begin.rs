@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Driver, Product, Request, Waiter};
 use crate::bundle;
+use crate::cgroups;
 use crate::config::CgroupDriver;
 use crate::ending::Ending;
 use crate::error::{Cause, PodError};
@@ -119,7 +120,9 @@ impl Driver {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
         let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
         let image = self.host.bundles.find_image(&config.image)?;
-        let cgroup = crate::cgroups::container_cgroup(&self.record.cgroup, &id);
+        let driver = self.host.sandboxes.config.cgroup_driver;
+        let cgroup = cgroups::container_cgroup(&self.record.cgroup_parent, &id, driver);
+        let cgroup = cgroup.map_err(|e| PodError::container_step("name the cgroup", &id, e))?;
         let record = ContainerRecord {
             pod: self.id.clone(),
             phase: ContainerPhase::Creating,
@@ -142,6 +145,7 @@ impl Driver {
         let input = bundle::Input {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
+            cgroup_parent: self.record.cgroup_parent.clone(),
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
             target_pid,
             container: id.clone(),
@@ -202,7 +206,7 @@ impl Driver {
                 .log_path
                 .clone()
                 .map(|path| LogTarget { path, line_bytes_max: config.log_line_bytes_max }),
-            memory_cgroup: crate::cgroups::memory_dir(&record.cgroup, config.cgroup_driver),
+            memory_cgroup: cgroups::memory_dir(&record.cgroup),
             deadline_ms: u64::try_from(OCI_RUNTIME_MAX.as_millis()).unwrap_or(u64::MAX),
         };
         if let Err(error) = self.commit(self.container_change(&id)).await {
@@ -275,6 +279,7 @@ impl Driver {
             now: record.resources.clone(),
             wanted,
             running,
+            host: Arc::clone(&self.host),
         };
         self.spawn(job.clone(), async move { Product::Updated(resize.apply().await) });
         job
