@@ -36,7 +36,8 @@ impl Times {
         &self.order
     }
 
-    /// The value below which `percent` of an operation's times lie, milliseconds; 0 when it was never measured.
+    /// The value below which `percent` of an operation's times lie, milliseconds; 0 when it was never
+    /// measured.
     pub fn percentile(&self, operation: &str, percent: usize) -> f64 {
         let mut times = self.milliseconds.get(operation).cloned().unwrap_or_default();
         times.sort_by(f64::total_cmp);

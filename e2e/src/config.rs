@@ -9,7 +9,8 @@ use crate::machine::Machine;
 use crate::programs::Programs;
 use crate::registry;
 
-/// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the machine's.
+/// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the
+/// machine's.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `--root`.
@@ -70,7 +71,8 @@ impl Config {
         self.plain_http(&format!("127.0.0.1:{}", registry::PORT));
     }
 
-    /// The conflist of the tests: bridge with masquerading and addresses of the machine's subnet, and port mapping.
+    /// The conflist of the tests: bridge with masquerading and addresses of the machine's subnet, and port
+    /// mapping.
     pub fn network(&self, machine: &Machine) -> Value {
         let subnet = machine.subnet();
         json!({"cniVersion": "1.0.0", "name": "e2e", "plugins": [

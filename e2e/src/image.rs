@@ -1,6 +1,7 @@
 //! Test images, built in Rust from Debian's dynamic busybox: OCI layouts held in memory.
 //!
-//! Dynamic, because Debian's static busybox runs its applets inside the shell, where a masked /bin/ls still "works".
+//! Dynamic, because Debian's static busybox runs its applets inside the shell, where a masked /bin/ls still
+//! "works".
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

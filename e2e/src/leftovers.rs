@@ -1,7 +1,8 @@
-//! What is still on a machine that should be gone: the promise of a runtime that cleans up, looked at from outside.
+//! What is still on a machine that should be gone: the promise of a runtime that cleans up, looked at from
+//! outside.
 //!
-//! Each kind of thing is one function that lists what is there; a node asserts that all lists are empty when its pods
-//! are removed. Nothing here asks the service.
+//! Each kind of thing is one function that lists what is there; a node asserts that all lists are empty when
+//! its pods are removed. Nothing here asks the service.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -64,8 +65,8 @@ fn describe(pid: u32) -> Process {
     Process { pid, command }
 }
 
-/// The machine's cgroups in every hierarchy that its `holder` process has mounted, deepest first; its own parent among
-/// them when `with_parent`.
+/// The machine's cgroups in every hierarchy that its `holder` process has mounted, deepest first; its own
+/// parent among them when `with_parent`.
 pub fn cgroups(number: u8, holder: u32, with_parent: bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for hierarchy in hierarchies(holder) {
@@ -110,7 +111,8 @@ pub fn mounts(machine: &Machine) -> Vec<String> {
     table.lines().filter_map(show).collect()
 }
 
-/// Network devices other than `lo` and the bridges, which the reference bridge plugin leaves for the next pod.
+/// Network devices other than `lo` and the bridges, which the reference bridge plugin leaves for the next
+/// pod.
 pub fn links(machine: &Machine) -> Vec<String> {
     let all = machine.sh("ip -o link show");
     let bridges = machine.sh("ip -o link show type bridge");
@@ -118,8 +120,8 @@ pub fn links(machine: &Machine) -> Vec<String> {
     all.lines().filter(kept).map(str::to_string).collect()
 }
 
-/// Packet filter rules that name an address of a pod or a pod's chain. The portmap plugin's three top-level chains stay,
-/// empty, as it means them to.
+/// Packet filter rules that name an address of a pod or a pod's chain. The portmap plugin's three top-level
+/// chains stay, empty, as it means them to.
 pub fn rules(machine: &Machine) -> Vec<String> {
     let subnet = format!("{}.", machine.subnet());
     let saved = machine.sh("iptables-save; nft list ruleset 2>/dev/null");

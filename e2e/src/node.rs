@@ -102,8 +102,8 @@ impl Node {
         Self::builder().start()
     }
 
-    /// A node that the test wants different. With `GANTLINE_E2E_PEER=containerd` in the environment it is one of
-    /// containerd: what fails there too is likely the test's fault.
+    /// A node that the test wants different. With `GANTLINE_E2E_PEER=containerd` in the environment it is one
+    /// of containerd: what fails there too is likely the test's fault.
     #[track_caller]
     pub fn builder() -> NodeBuilder {
         let machine = Machine::boot();

@@ -1,5 +1,5 @@
-//! containerd as a node of the same harness: what Gantline is measured against, on the same machine with the same
-//! registry, CNI plugins and OCI runtime.
+//! containerd as a node of the same harness: what Gantline is measured against, on the same machine with the
+//! same registry, CNI plugins and OCI runtime.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,8 @@ use crate::node::{Launch, Node};
 use crate::programs::{installed, target_dir, tool};
 use crate::registry::Registry;
 
-/// Starts a node of containerd with `runc`; its pause image is a static program of a few lines, as the real one is.
+/// Starts a node of containerd with `runc`; its pause image is a static program of a few lines, as the real
+/// one is.
 #[track_caller]
 pub fn containerd(runc: &Path) -> Node {
     let machine = Machine::boot();

@@ -20,7 +20,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// What the tests run: `$GANTLINE` or the dev build; `$GANTLINE_SHIM` or the shim as `make build` leaves it.
+    /// What the tests run: `$GANTLINE` or the dev build; `$GANTLINE_SHIM` or the shim as `make build` leaves
+    /// it.
     #[track_caller]
     pub fn dev() -> Self {
         Self::of("debug")

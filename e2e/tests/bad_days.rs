@@ -1,5 +1,5 @@
-//! Days when something beside the service is broken: plugins, runtimes, disks. Each failure is named, ends in time, and
-//! leaves nothing.
+//! Days when something beside the service is broken: plugins, runtimes, disks. Each failure is named, ends in
+//! time, and leaves nothing.
 #![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};

@@ -103,8 +103,8 @@ fn the_image_and_the_request_make_the_process() {
     let env = said("env", &|config| {
         config.command = words(&["sh", "-c", "echo $FROM $KEPT $ADDED; pwd; id -u; id -g"]);
         config.envs = vec![
-            KeyValue { key: "FROM".into(), value: "request".into(), ..Default::default() },
-            KeyValue { key: "ADDED".into(), value: "a b".into(), ..Default::default() },
+            KeyValue { key: "FROM".into(), value: "request".into() },
+            KeyValue { key: "ADDED".into(), value: "a b".into() },
         ];
     });
     assert_eq!(env, "request yes a b\n/home/app\n1000\n1000\n");

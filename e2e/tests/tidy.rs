@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use e2e::command::{command, run};
 use serde_json::Value;
 
-/// Who may depend on whom, among the house's own crates. Drawn in docs/ARCHITECTURE.md; a new edge is a decision and
-/// wants an ADR.
+/// Who may depend on whom, among the house's own crates. Drawn in docs/ARCHITECTURE.md; a new edge is a
+/// decision and wants an ADR.
 const EDGES: &[(&str, &[&str])] = &[
     (
         "gantline",

@@ -1,5 +1,5 @@
-//! `make bench`: the same operations, one at a time, on Gantline and on containerd, with the same OCI runtime, CNI
-//! plugins, registry and image; prints a table, and keeps it with `--write FILE`.
+//! `make bench`: the same operations, one at a time, on Gantline and on containerd, with the same OCI
+//! runtime, CNI plugins, registry and image; prints a table, and keeps it with `--write FILE`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::fs;
