@@ -1,4 +1,5 @@
 //! The service goes and comes back; pods do not notice, and nothing is forgotten.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
