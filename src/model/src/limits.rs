@@ -18,6 +18,8 @@ pub const SHIM_REPLY_MAX: Duration = Duration::from_secs(10);
 pub const OCI_RUNTIME_MAX: Duration = Duration::from_secs(120);
 /// How long one CNI plugin invocation may take.
 pub const CNI_PLUGIN_MAX: Duration = Duration::from_secs(60);
+/// How long a forwarded port's connection may take to be accepted.
+pub const PORT_DIAL_MAX: Duration = Duration::from_secs(30);
 /// Requests that may wait for one pod's driver.
 pub const POD_QUEUE_MAX: usize = 256;
 /// Container events that one subscriber may lag behind.

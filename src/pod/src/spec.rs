@@ -29,8 +29,10 @@ mod user;
 pub use error::SpecError;
 pub use exec::exec_process;
 pub use host::{AppArmor, CgroupVersion, HostFacts};
+pub use oci::Spec;
 pub use prepare::{PreparedDevice, PreparedMount};
 pub use resources::limits;
+pub(crate) use resources::with_limits;
 pub use seccomp::{SeccompDefault, read_localhost};
 pub use user::{ResolvedUser, resolve_user};
 

@@ -16,6 +16,19 @@ const CPU_SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
 
 pub(super) fn resources(input: &SpecInput<'_>) -> Result<oci::Resources, SpecError> {
     let limits = limits(&input.container.resources, "linux.resources", input.host)?;
+    let pids =
+        input.defaults.pids_limit.map(|limit| Pids { limit: i64::try_from(limit).unwrap_or(i64::MAX) });
+    Ok(oci::Resources { pids, ..written(limits) })
+}
+
+/// A specification with other limits: what is not a limit of the request's stays.
+pub(crate) fn with_limits(mut spec: oci::Spec, limits: Limits) -> oci::Spec {
+    let before = spec.linux.resources;
+    spec.linux.resources = oci::Resources { devices: before.devices, pids: before.pids, ..written(limits) };
+    spec
+}
+
+fn written(limits: Limits) -> oci::Resources {
     let memory = Memory { limit: limits.memory, swap: limits.memory_and_swap };
     let cpu = Cpu {
         shares: limits.cpu_shares,
@@ -24,18 +37,18 @@ pub(super) fn resources(input: &SpecInput<'_>) -> Result<oci::Resources, SpecErr
         cpus: limits.cpuset_cpus,
         mems: limits.cpuset_mems,
     };
-    Ok(oci::Resources {
+    oci::Resources {
         devices: Vec::new(),
         memory: (memory != Memory::default()).then_some(memory),
         cpu: (cpu != Cpu::default()).then_some(cpu),
-        pids: input.defaults.pids_limit.map(|limit| Pids { limit: i64::try_from(limit).unwrap_or(i64::MAX) }),
+        pids: None,
         hugepage_limits: limits
             .hugepages
             .into_iter()
             .map(|(page_size, limit)| HugepageLimit { page_size, limit })
             .collect(),
         unified: limits.unified,
-    })
+    }
 }
 
 /// The request's resources as limits of a cgroup; what is zero or empty there is unset here. `field` is what errors
