@@ -62,12 +62,9 @@ impl Job {
     pub(crate) fn container(&self) -> Option<&ContainerId> {
         match self {
             Self::Run | Self::StopPod | Self::RemovePod => None,
-            Self::Create(id)
-            | Self::Start(id)
-            | Self::Stop(id)
-            | Self::Remove(id)
-            | Self::Update(id)
-            | Self::Reap(id) => Some(id),
+            Self::Create(id) | Self::Start(id) | Self::Stop(id) | Self::Remove(id) | Self::Update(id) | Self::Reap(id) => {
+                Some(id)
+            }
         }
     }
 }
@@ -76,15 +73,11 @@ impl Job {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Ask {
     /// RunPodSandbox, and whether it is the request that this pod was made from.
-    Run {
-        same_request: bool,
-    },
+    Run { same_request: bool },
     StopPod,
     RemovePod,
     /// CreateContainer of an identity: the container that has it and whether it was made from the same request.
-    Create {
-        taken: Option<(ContainerId, bool)>,
-    },
+    Create { taken: Option<(ContainerId, bool)> },
     Start(ContainerId),
     Stop(ContainerId),
     Remove(ContainerId),
@@ -210,19 +203,14 @@ fn start(facts: &Facts, id: &ContainerId) -> Verdict {
         Some(ContainerFact::Created) if open(facts) => Verdict::Begin,
         Some(ContainerFact::Created) => Verdict::Refuse(Refusal::PodState),
         Some(
-            ContainerFact::Starting
-            | ContainerFact::Running
-            | ContainerFact::Exited
-            | ContainerFact::Removing,
+            ContainerFact::Starting | ContainerFact::Running | ContainerFact::Exited | ContainerFact::Removing,
         ) => Verdict::Refuse(Refusal::ContainerState),
     }
 }
 
 fn stop(facts: &Facts, id: &ContainerId) -> Verdict {
     match facts.containers.get(id) {
-        None | Some(ContainerFact::Creating | ContainerFact::Created | ContainerFact::Exited) => {
-            Verdict::Done
-        }
+        None | Some(ContainerFact::Creating | ContainerFact::Created | ContainerFact::Exited) => Verdict::Done,
         Some(ContainerFact::Starting) => Verdict::Keep,
         Some(ContainerFact::Removing) => Verdict::Done,
         Some(ContainerFact::Running) => {

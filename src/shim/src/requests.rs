@@ -366,8 +366,8 @@ impl Server {
 
     fn exec_exited(&mut self, id: &ExecId, exit: Exit) {
         if let Some(mut exec) = self.execs.remove(id) {
-            if exec.timed_out {
-                // Its process is dead, and what it had started must not outlive the timeout either.
+            if exec.killed() {
+                // Its process is dead, and what it had started must not outlive the kill either.
                 exec.kill(Instant::now());
             }
             self.tell(&Event::ExecExited { exec: id.clone(), code: exit.code, timed_out: exec.timed_out });

@@ -189,7 +189,7 @@ fn devices_and_limits_are_where_they_should_be() {
             }];
             fixture.container.resources.memory_limit = 64 << 20;
         },
-        "[ -c /dev/of/zero ] && echo device; ls /dev | grep -c kmsg; true",
-        "device\n0\n",
+        "[ -c /dev/of/zero ] && echo device; ls /dev | grep -c kmsg; cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true",
+        "device\n0\n67108864\n",
     );
 }

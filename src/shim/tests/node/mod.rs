@@ -1,6 +1,6 @@
 //! A machine for the tests: a directory of its own, the real shim, a real OCI runtime, busybox.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -241,7 +241,8 @@ pub async fn within<T, F: Future<Output = Option<T>>>(
 pub fn records(path: &Path) -> Vec<(String, String, String)> {
     let text = String::from_utf8(fs::read(path).unwrap()).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'), "a torn record in {path:?}");
-    text.lines()
+    // Not `lines`: a terminal's carriage returns stay.
+    text.split_terminator('\n')
         .map(|line| {
             let mut fields = line.splitn(4, ' ');
             let time = fields.next().unwrap();
