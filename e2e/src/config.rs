@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::machine::Machine;
 use crate::programs::Programs;
-use crate::registry::{self};
+use crate::registry;
 
 /// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the machine's.
 #[derive(Debug, Clone)]
@@ -34,8 +34,8 @@ pub struct Config {
     pub logs: PathBuf,
     /// The OCI runtimes by handler name; the first is the default.
     pub runtimes: Vec<(String, PathBuf)>,
-    /// The port of the streaming server on loopback, and of metrics: the network is the machine's own, so any will do.
-    pub metrics: String,
+    /// How long a CNI plugin may take.
+    pub plugin_timeout: String,
     /// More lines for the end of the service's file: whole tables.
     pub more: String,
 }
@@ -56,7 +56,7 @@ impl Config {
             certs: dir.join("certs.d"),
             logs: dir.join("logs"),
             runtimes: vec![("crun".into(), crate::programs::installed("crun"))],
-            metrics: String::new(),
+            plugin_timeout: "20s".into(),
             more: String::new(),
         }
     }
@@ -100,22 +100,28 @@ impl Config {
     /// The service's configuration file.
     pub(crate) fn text(&self, programs: &Programs) -> String {
         let bins: Vec<String> = self.cni_bins.iter().map(|dir| dir.display().to_string()).collect();
-        let runtimes: String = self
-            .runtimes
-            .iter()
-            .map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n"))
-            .collect();
+        let runtimes: String =
+            self.runtimes.iter().map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n")).collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
-        let metrics = match self.metrics.as_str() {
-            "" => String::new(),
-            address => format!("[metrics]\naddress = {address:?}\n"),
-        };
+        let Self { root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, more, .. } = self;
+        let shim = &programs.shim;
         format!(
-            "root = {:?}\nstate = {:?}\n[server]\nsocket = {:?}\n[shim]\npath = {:?}\n[runtime]\ndefault = {default:?}\n\
-             {runtimes}[cni]\nconf_dir = {:?}\nbin_dirs = {bins:?}\ncache_dir = {:?}\n[network]\nnetns_dir = {:?}\n\
-             [image]\nregistry_hosts = {:?}\n{metrics}{}",
-            self.root, self.state, self.socket, programs.shim, self.cni_conf, self.cni_cache, self.netns, self.certs,
-            self.more,
+            r#"root = {root:?}
+state = {state:?}
+default_runtime = {default:?}
+[server]
+socket = {socket:?}
+[images]
+certs_d = [{certs:?}]
+[network]
+conf_dir = {cni_conf:?}
+bin_dirs = {bins:?}
+cache_dir = {cni_cache:?}
+netns_dir = {netns:?}
+plugin_timeout = {plugin_timeout:?}
+[pods]
+shim = {shim:?}
+{runtimes}{more}"#
         )
     }
 }

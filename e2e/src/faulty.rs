@@ -21,6 +21,11 @@ pub enum Fault {
         /// How many answers are cut.
         times: usize,
     },
+    /// The connection ends after so many bytes of the first such answer, and from then on nothing is answered at all.
+    GoneAfter {
+        /// Bytes passed before the end.
+        bytes: usize,
+    },
     /// One byte of an answer is another.
     FlipByte {
         /// Which byte of the stream, from its beginning.
@@ -56,6 +61,10 @@ impl Proxy {
                 for client in listener.incoming().flatten() {
                     if stopping.load(Ordering::Relaxed) {
                         return;
+                    }
+                    let gone = matches!(fault, Fault::GoneAfter { .. }) && counting.load(Ordering::Relaxed) > 0;
+                    if gone {
+                        continue;
                     }
                     let counting = Arc::clone(&counting);
                     std::thread::spawn(move || serve(client, fault, &counting));
@@ -104,9 +113,11 @@ fn serve(client: TcpStream, fault: Fault, large_answers: &AtomicUsize) -> Option
         passed += count;
         if before <= LARGE && passed > LARGE {
             let nth = large_answers.fetch_add(1, Ordering::Relaxed);
-            if let Fault::CutAfter { bytes, times } = fault {
-                cut = (nth < times).then_some(bytes.max(LARGE));
-            }
+            cut = match fault {
+                Fault::CutAfter { bytes, times } if nth < times => Some(bytes.max(LARGE)),
+                Fault::GoneAfter { bytes } => Some(bytes.max(LARGE)),
+                _ => None,
+            };
         }
         match fault {
             Fault::FlipByte { at } if (before..passed).contains(&at) && passed > LARGE => buffer[at - before] ^= 1,

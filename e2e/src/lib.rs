@@ -30,6 +30,7 @@ pub mod peer;
 pub mod plugin;
 pub mod pod;
 pub mod programs;
+pub mod random;
 pub mod registry;
 pub mod wait;
 

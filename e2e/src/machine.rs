@@ -158,6 +158,18 @@ impl Machine {
     }
 }
 
+/// Numbers of machines that nobody living holds and that yet left a directory, a process or a cgroup.
+pub fn forgotten() -> Vec<u8> {
+    let is_forgotten = |number: &u8| {
+        let there = dir_of(*number).exists()
+            || !leftovers::cgroups(*number, std::process::id(), true).is_empty()
+            || !leftovers::processes(*number, &[]).is_empty();
+        // Only what is there is worth the lock; a living one's lock is taken.
+        there && (!Path::new(BASE).exists() || try_claim(*number).is_some())
+    };
+    (1..=MACHINES_MAX).filter(is_forgotten).collect()
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         kill_all(self.number, &[self.holder.id()]);

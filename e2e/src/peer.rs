@@ -16,7 +16,13 @@ use crate::registry::Registry;
 #[track_caller]
 pub fn containerd(runc: &Path) -> Node {
     let machine = Machine::new();
-    let mut config = Config::new(&machine, "containerd");
+    let config = Config::new(&machine, "containerd");
+    containerd_on(machine, config, runc)
+}
+
+/// As [`containerd`], on a machine with a configuration that the caller made.
+#[track_caller]
+pub fn containerd_on(machine: Machine, mut config: Config, runc: &Path) -> Node {
     config.socket = config.state.join("containerd.sock");
     config.runtimes = vec![("runc".into(), runc.into())];
     config.write(&machine);

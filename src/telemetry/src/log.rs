@@ -112,7 +112,10 @@ pub fn log_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("?").to_owned();
-        let message = panic.payload_as_str().unwrap_or("(no message)");
+        // PanicHookInfo::payload_as_str is newer than the workspace's rust-version.
+        let payload = panic.payload();
+        let message = payload.downcast_ref::<String>().map(String::as_str);
+        let message = message.or(payload.downcast_ref::<&str>().copied()).unwrap_or("(no message)");
         let backtrace = std::backtrace::Backtrace::force_capture();
         tracing::error!(panic.place = place, panic.thread = thread, panic.backtrace = %backtrace, "panic: {message}");
         before(panic);

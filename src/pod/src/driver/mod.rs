@@ -20,6 +20,7 @@ use shim_client::Shim;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, error, info_span};
 
 use crate::bundle;
@@ -39,6 +40,8 @@ pub(crate) struct Host {
     pub(crate) records: Records,
     pub(crate) events: Events,
     pub(crate) index: Index,
+    /// Work under way, so that a service that stops can wait for it.
+    pub(crate) jobs: TaskTracker,
 }
 
 /// What is asked of a pod, with all that it takes to do it.
@@ -329,7 +332,7 @@ impl Driver {
     fn spawn(&mut self, job: Job, work: impl Future<Output = Product> + Send + 'static) {
         let named = job.clone();
         let work = async move { Finished { job: named, product: work.await } };
-        let task = self.work.spawn(work.in_current_span());
+        let task = self.work.spawn(self.host.jobs.track_future(work.in_current_span()));
         self.running.insert(task.id(), job);
     }
 
