@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ::image::{Credentials, FsUsage, Image, Images, PullRequest};
 use api::v1::image_service_server::ImageService;
 use api::v1::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse,
@@ -10,7 +11,6 @@ use api::v1::{
     PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest, StreamImagesResponse,
     UInt64Value,
 };
-use ::image::{Credentials, FsUsage, Image, Images, PullRequest};
 use model::{ImageRef, ImageSpec};
 use tonic::{Request, Response, Status};
 use tracing::Span;
@@ -19,7 +19,6 @@ use crate::convert::request::image_spec;
 use crate::convert::{Invalid, Under as _, reply};
 use crate::status::status;
 use crate::streams::{Chunks, chunks};
-
 
 /// The image service.
 #[derive(Clone)]
@@ -62,7 +61,9 @@ impl ImageService for ImageRpc {
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
         let images = self.matching(request.into_inner().filter)?;
-        Ok(Response::new(ListImagesResponse { images: images.iter().map(|image| reply::image(image)).collect() }))
+        Ok(Response::new(ListImagesResponse {
+            images: images.iter().map(|image| reply::image(image)).collect(),
+        }))
     }
 
     type StreamImagesStream = Chunks<StreamImagesResponse>;

@@ -20,7 +20,7 @@ mod unbuilt;
 
 pub use crate::image::ImageRpc;
 pub use layer::Readiness;
-pub use runtime::{Condition, Conditions, Handler, Node, NodeError, RuntimeRpc};
+pub use runtime::{Condition, Conditions, Handler, Node, NodeError, RuntimeRpc, SetPodCidr};
 pub use server::{ServeError, serve};
 pub use streaming::{ListenError, Streaming, StreamingServer, TokensFull};
 pub use unbuilt::{UNBUILT, Unbuilt};

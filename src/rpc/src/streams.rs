@@ -47,7 +47,9 @@ mod tests {
         let message = |additional_ips| PodSandboxNetworkStatus { ip: String::new(), additional_ips };
         let messages: Vec<_> = chunks(ips.clone(), message).map(Result::unwrap).collect().await;
         assert!(messages[0].encoded_len() < 32 * 1024);
-        assert!(messages.iter().all(|m| !m.additional_ips.is_empty() && m.encoded_len() < 2 * CHUNK_BYTES_MAX));
+        assert!(
+            messages.iter().all(|m| !m.additional_ips.is_empty() && m.encoded_len() < 2 * CHUNK_BYTES_MAX)
+        );
         assert_eq!(messages.into_iter().flat_map(|m| m.additional_ips).collect::<Vec<_>>(), ips);
         assert_eq!(chunks(Vec::<PodIp>::new(), message).count().await, 0);
         let large = PodIp { ip: "x".repeat(3 * CHUNK_BYTES_MAX) };

@@ -50,7 +50,10 @@ pub(crate) fn container_stats(
     containers: Vec<ContainerStatus>,
 ) -> Result<Vec<ContainerStatus>, Invalid> {
     let v1::ContainerStatsFilter { id, pod_sandbox_id, label_selector } = filter.unwrap_or_default();
-    self::containers(Some(v1::ContainerFilter { id, state: None, pod_sandbox_id, label_selector }), containers)
+    self::containers(
+        Some(v1::ContainerFilter { id, state: None, pod_sandbox_id, label_selector }),
+        containers,
+    )
 }
 
 /// Which sandboxes' stats are meant.
@@ -69,7 +72,9 @@ fn state_of<S: TryFrom<i32>>(number: i32) -> Result<S, Invalid> {
 fn by_id<T>(field: &str, prefix: &str, items: &mut Vec<T>, id: impl Fn(&T) -> &str) -> Result<(), Invalid> {
     items.retain(|item| id(item).starts_with(prefix));
     match !prefix.is_empty() && prefix.len() < ID_LENGTH && items.len() > 1 {
-        true => Err(Invalid::new(field, format!("{prefix:?} is ambiguous: {} ids begin with it", items.len()))),
+        true => {
+            Err(Invalid::new(field, format!("{prefix:?} is ambiguous: {} ids begin with it", items.len())))
+        }
         false => Ok(()),
     }
 }

@@ -118,13 +118,21 @@ pub(crate) fn container_status(container: &ContainerStatus) -> v1::ContainerStat
         annotations: config.annotations.clone(),
         mounts: config.mounts.iter().map(mount).collect(),
         log_path: container.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-        resources: Some(v1::ContainerResources { linux: Some(resources(&container.resources)), windows: None }),
+        resources: Some(v1::ContainerResources {
+            linux: Some(resources(&container.resources)),
+            windows: None,
+        }),
         image_id: container.image_id.to_string(),
         user: Some(v1::ContainerUser {
             linux: Some(v1::LinuxContainerUser {
                 uid: container.user.uid.into(),
                 gid: container.user.gid.into(),
-                supplemental_groups: container.user.supplemental_groups.iter().map(|gid| (*gid).into()).collect(),
+                supplemental_groups: container
+                    .user
+                    .supplemental_groups
+                    .iter()
+                    .map(|gid| (*gid).into())
+                    .collect(),
             }),
         }),
         stop_signal: cri_signal(container.stop_signal),
@@ -249,6 +257,3 @@ pub(crate) fn image(from: &Image) -> v1::Image {
         pinned: from.pinned,
     }
 }
-
-#[cfg(test)]
-mod tests;

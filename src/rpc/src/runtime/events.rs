@@ -30,7 +30,9 @@ pub(super) async fn get_container_events(
                 Err(over @ NoMoreEvents::FellBehind) => {
                     Some((Err(Status::resource_exhausted(over.to_string())), None))
                 }
-                Err(over @ NoMoreEvents::Stopping) => Some((Err(Status::unavailable(over.to_string())), None)),
+                Err(over @ NoMoreEvents::Stopping) => {
+                    Some((Err(Status::unavailable(over.to_string())), None))
+                }
             }
         }
     })))

@@ -27,8 +27,11 @@ pub struct Node {
     /// For a verbose Status: JSON objects by name (`config`, `cniconfig`).
     pub describe: Box<dyn Fn() -> BTreeMap<String, serde_json::Value> + Send + Sync>,
     /// Takes the kubelet's pod CIDRs, comma-separated.
-    pub set_pod_cidr: Box<dyn Fn(&str) -> Result<(), NodeError> + Send + Sync>,
+    pub set_pod_cidr: SetPodCidr,
 }
+
+/// A function that takes the kubelet's pod CIDRs.
+pub type SetPodCidr = Box<dyn Fn(&str) -> Result<(), NodeError> + Send + Sync>;
 
 /// Another room's error, with its kind, for a room that may not know its type.
 #[derive(Debug, thiserror::Error)]
@@ -95,10 +98,7 @@ pub enum Condition {
     },
 }
 
-pub(super) async fn version(
-    rpc: &RuntimeRpc,
-    _: v1::VersionRequest,
-) -> Result<v1::VersionResponse, Status> {
+pub(super) async fn version(rpc: &RuntimeRpc, _: v1::VersionRequest) -> Result<v1::VersionResponse, Status> {
     Ok(v1::VersionResponse {
         version: KUBELET_API_VERSION.to_owned(),
         runtime_name: "gantline".to_owned(),

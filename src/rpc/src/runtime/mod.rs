@@ -6,7 +6,6 @@ mod events;
 mod exec;
 mod identity;
 mod pods;
-mod stats;
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use pod::Pods;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-pub use identity::{Condition, Conditions, Handler, Node, NodeError};
+pub use identity::{Condition, Conditions, Handler, Node, NodeError, SetPodCidr};
 
 use crate::streaming::Streaming;
 use crate::streams::Chunks;
@@ -168,10 +167,7 @@ impl RuntimeService for RuntimeRpc {
         exec::exec_sync(self, request.into_inner()).await.map(Response::new)
     }
 
-    async fn exec(
-        &self,
-        request: Request<v1::ExecRequest>,
-    ) -> Result<Response<v1::ExecResponse>, Status> {
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
         exec::exec(self, request.into_inner()).await.map(Response::new)
     }
 
@@ -191,48 +187,48 @@ impl RuntimeService for RuntimeRpc {
 
     async fn container_stats(
         &self,
-        request: Request<v1::ContainerStatsRequest>,
+        _: Request<v1::ContainerStatsRequest>,
     ) -> Result<Response<v1::ContainerStatsResponse>, Status> {
-        stats::container_stats(self, request.into_inner()).await.map(Response::new)
+        Err(unbuilt("ContainerStats"))
     }
 
     async fn list_container_stats(
         &self,
-        request: Request<v1::ListContainerStatsRequest>,
+        _: Request<v1::ListContainerStatsRequest>,
     ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
-        stats::list_container_stats(self, request.into_inner()).await.map(Response::new)
+        Err(unbuilt("ListContainerStats"))
     }
 
     type StreamContainerStatsStream = Chunks<v1::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        request: Request<v1::StreamContainerStatsRequest>,
+        _: Request<v1::StreamContainerStatsRequest>,
     ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
-        stats::stream_container_stats(self, request.into_inner()).await.map(Response::new)
+        Err(unbuilt("StreamContainerStats"))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        request: Request<v1::PodSandboxStatsRequest>,
+        _: Request<v1::PodSandboxStatsRequest>,
     ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
-        stats::pod_sandbox_stats(self, request.into_inner()).await.map(Response::new)
+        Err(unbuilt("PodSandboxStats"))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        request: Request<v1::ListPodSandboxStatsRequest>,
+        _: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
-        stats::list_pod_sandbox_stats(self, request.into_inner()).await.map(Response::new)
+        Err(unbuilt("ListPodSandboxStats"))
     }
 
     type StreamPodSandboxStatsStream = Chunks<v1::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        request: Request<v1::StreamPodSandboxStatsRequest>,
+        _: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
-        stats::stream_pod_sandbox_stats(self, request.into_inner()).await.map(Response::new)
+        Err(unbuilt("StreamPodSandboxStats"))
     }
 
     async fn update_runtime_config(

@@ -20,7 +20,12 @@ impl Fd {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-        Ok(Self(AsyncFd::new(fd)?))
+        #[expect(
+            deprecated,
+            reason = "its replacement is unsafe for types that lie about their fd; OwnedFd cannot"
+        )]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Self(fd))
     }
 
     /// The next bytes; empty at the end. A terminal ends with EIO when its last process has (pty(7)).

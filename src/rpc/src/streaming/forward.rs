@@ -57,7 +57,9 @@ async fn connection(pods: &Pods, pod: &str, ports: &[u16], data: Channel, error:
         _ => Err(format!("port {:?} was not asked for", data.header("port"))),
     };
     let failed = match dialled {
-        Ok(stream) => carry(stream, data.incoming, data.outgoing).await.map_err(|e| format!("forward a port: {e}")),
+        Ok(stream) => {
+            carry(stream, data.incoming, data.outgoing).await.map_err(|e| format!("forward a port: {e}"))
+        }
         Err(message) => {
             data.outgoing.end().await;
             Err(message)
@@ -85,7 +87,8 @@ async fn carry(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing) ->
         loop {
             let bytes = read.read(&mut buffer).await?;
             if bytes == 0 || outgoing.send(Bytes::copy_from_slice(&buffer[..bytes])).await.is_err() {
-                return Ok(outgoing.end().await);
+                outgoing.end().await;
+                return Ok(());
             }
         }
     };

@@ -100,8 +100,7 @@ enum Framing {
 }
 
 fn answer(door: &Arc<Door>, mut request: Request<Incoming>) -> Answer {
-    let mut path = request.uri().path().trim_start_matches('/').splitn(2, '/');
-    let (word, token) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+    let (word, token) = request.uri().path().trim_start_matches('/').split_once('/').unwrap_or_default();
     let Some(task) = door.tokens.redeem(token).filter(|task| task.word() == word) else {
         return refuse(StatusCode::NOT_FOUND, "the token is unknown, spent or older than a minute");
     };
@@ -111,7 +110,7 @@ fn answer(door: &Arc<Door>, mut request: Request<Incoming>) -> Answer {
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let (session, stop) = (Arc::clone(door), door.stop.clone());
-    let span = tracing::info_span!("stream", task = word);
+    let span = tracing::info_span!("stream", task = task.word());
     let work = async move {
         match upgrade.await {
             Ok(upgraded) => carry_out(&session.pods, task, framing, TokioIo::new(upgraded)).await,
@@ -137,7 +136,10 @@ fn agree(headers: &HeaderMap, task: &Task) -> Result<(Framing, Answer), Box<Answ
         };
         let offers = words(headers, SEC_WEBSOCKET_PROTOCOL.as_str());
         let Some(protocol) = websocket::negotiate(offers.iter().map(String::as_str)) else {
-            return refuse(StatusCode::BAD_REQUEST, "none of v5.channel.k8s.io, v4.channel.k8s.io, channel.k8s.io");
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "none of v5.channel.k8s.io, v4.channel.k8s.io, channel.k8s.io",
+            );
         };
         let mut response = switching("websocket");
         if let Ok(accept) = derive_accept_key(key.as_bytes()).parse() {
@@ -174,7 +176,11 @@ fn agree(headers: &HeaderMap, task: &Task) -> Result<(Framing, Answer), Box<Answ
 /// The words of a header that may come several times, and hold several each.
 fn words(headers: &HeaderMap, name: &str) -> Vec<String> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|word| word.trim().to_owned()).filter(|w| !w.is_empty()).collect()
+    values
+        .flat_map(|value| value.split(','))
+        .map(|word| word.trim().to_owned())
+        .filter(|w| !w.is_empty())
+        .collect()
 }
 
 fn switching(protocol: &'static str) -> Answer {
@@ -207,7 +213,8 @@ where
             spdy::serve(connection, |c| remote::attach(pods, &container, wanted, version, c)).await;
         }
         (Task::Attach { container, wanted }, Framing::WebSocket(version)) => {
-            websocket::serve(connection, wanted, |c| remote::attach(pods, &container, wanted, version, c)).await;
+            websocket::serve(connection, wanted, |c| remote::attach(pods, &container, wanted, version, c))
+                .await;
         }
         (Task::PortForward { pod, ports }, Framing::Spdy(_)) => {
             spdy::serve(connection, |c| forward::forward(pods, &pod, &ports, c)).await;

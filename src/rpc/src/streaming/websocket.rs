@@ -84,7 +84,10 @@ pub(super) async fn serve<S, H>(
 }
 
 /// All channels are there from the beginning. An empty message tells the client that the session is.
-async fn open(wanted: Wanted, writer: &Writer) -> (mpsc::Receiver<Channel>, Vec<Option<mpsc::Sender<Bytes>>>) {
+async fn open(
+    wanted: Wanted,
+    writer: &Writer,
+) -> (mpsc::Receiver<Channel>, Vec<Option<mpsc::Sender<Bytes>>>) {
     let (channels, opened) = mpsc::channel(STREAMS.len());
     let asked = [wanted.stdin, wanted.stdout, wanted.stderr, true, wanted.tty];
     let mut inputs = Vec::new();
@@ -99,7 +102,13 @@ async fn open(wanted: Wanted, writer: &Writer) -> (mpsc::Receiver<Channel>, Vec<
         // There is room for every one.
         let _ = channels.send(channel).await;
     }
-    let first_output = if wanted.stdout { 1 } else if wanted.stderr { 2 } else { ERROR };
+    let first_output = if wanted.stdout {
+        1
+    } else if wanted.stderr {
+        2
+    } else {
+        ERROR
+    };
     let _ = writer.send(Frame::Data(first_output, Bytes::new())).await;
     (opened, inputs)
 }

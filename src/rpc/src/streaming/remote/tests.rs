@@ -8,7 +8,13 @@ use crate::streaming::mux::{self, Frame};
 #[tokio::test]
 async fn sizes_are_read_however_they_are_cut() {
     let (sender, incoming) = mpsc::channel(64);
-    for piece in [r#"{"Width":80,"He"#, r#"ight":24}"#, "\n", r#"{"Width":0,"Height":5}"#, r#"{"Width":1,"Height":2}{"Width":3,"Height":4}"#] {
+    for piece in [
+        r#"{"Width":80,"He"#,
+        r#"ight":24}"#,
+        "\n",
+        r#"{"Width":0,"Height":5}"#,
+        r#"{"Width":1,"Height":2}{"Width":3,"Height":4}"#,
+    ] {
         sender.send(Bytes::from(piece)).await.unwrap();
     }
     drop(sender);

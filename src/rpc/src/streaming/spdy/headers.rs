@@ -14,15 +14,71 @@ const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
 /// The dictionary's words, each with its length before it.
 const WORDS: &[&str] = &[
-    "options", "head", "post", "put", "delete", "trace", "accept", "accept-charset", "accept-encoding",
-    "accept-language", "accept-ranges", "age", "allow", "authorization", "cache-control", "connection",
-    "content-base", "content-encoding", "content-language", "content-length", "content-location", "content-md5",
-    "content-range", "content-type", "date", "etag", "expect", "expires", "from", "host", "if-match",
-    "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "last-modified", "location",
-    "max-forwards", "pragma", "proxy-authenticate", "proxy-authorization", "range", "referer", "retry-after",
-    "server", "te", "trailer", "transfer-encoding", "upgrade", "user-agent", "vary", "via", "warning",
-    "www-authenticate", "method", "get", "status", "200 OK", "version", "HTTP/1.1", "url", "public",
-    "set-cookie", "keep-alive", "origin",
+    "options",
+    "head",
+    "post",
+    "put",
+    "delete",
+    "trace",
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "accept-ranges",
+    "age",
+    "allow",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-base",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-md5",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "expect",
+    "expires",
+    "from",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-modified",
+    "location",
+    "max-forwards",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "range",
+    "referer",
+    "retry-after",
+    "server",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "vary",
+    "via",
+    "warning",
+    "www-authenticate",
+    "method",
+    "get",
+    "status",
+    "200 OK",
+    "version",
+    "HTTP/1.1",
+    "url",
+    "public",
+    "set-cookie",
+    "keep-alive",
+    "origin",
 ];
 /// The dictionary's end, without lengths.
 const TAIL: &str = concat!(
@@ -69,7 +125,8 @@ impl HeaderReader {
         let mut headers = Headers::new();
         for _ in 0..be32(&block, 0)? {
             let (name, value) = (text()?, text()?);
-            headers.insert(name.to_ascii_lowercase(), value.split('\0').next().unwrap_or_default().to_owned());
+            headers
+                .insert(name.to_ascii_lowercase(), value.split('\0').next().unwrap_or_default().to_owned());
         }
         Ok(headers)
     }
@@ -83,7 +140,9 @@ impl HeaderReader {
             compressed = &compressed[read.min(compressed.len())..];
             match result {
                 Err(error) if error.needs_dictionary() == Some(DICTIONARY_ID) => {
-                    self.0.set_dictionary(&dictionary()).map_err(|_| invalid("headers with another dictionary"))?;
+                    self.0
+                        .set_dictionary(&dictionary())
+                        .map_err(|_| invalid("headers with another dictionary"))?;
                     continue;
                 }
                 Err(_) => return Err(invalid("headers that zlib cannot read")),

@@ -113,7 +113,8 @@ impl Reader {
                 self.data(first, flags, payload.freeze()).await;
                 continue;
             }
-            let [version, kind] = [head[0..2].try_into(), head[2..4].try_into()].map(|b| b.map_or(0, u16::from_be_bytes));
+            let [version, kind] =
+                [head[0..2].try_into(), head[2..4].try_into()].map(|b| b.map_or(0, u16::from_be_bytes));
             if version & 0x7fff != VERSION {
                 return Err(invalid("not SPDY version 3"));
             }
@@ -171,7 +172,10 @@ impl Reader {
 }
 
 /// Writes frames until nobody is left to send any, then says goodbye.
-async fn write_frames<W: AsyncWrite + Unpin>(mut connection: W, mut frames: mpsc::Receiver<Frame>) -> io::Result<()> {
+async fn write_frames<W: AsyncWrite + Unpin>(
+    mut connection: W,
+    mut frames: mpsc::Receiver<Frame>,
+) -> io::Result<()> {
     while let Some(frame) = frames.recv().await {
         match frame {
             Frame::Data(id, bytes) => {

@@ -73,7 +73,8 @@ async fn channels_carry_both_ways_and_end_on_their_own() {
     };
     let (answer, ()) = tokio::join!(talk, serve(server, echo));
     let mut writer = HeaderWriter::default();
-    let mut reply = |id: u32| control(SYN_REPLY, 0, &[&id.to_be_bytes()[..], &writer.empty()].concat()).to_vec();
+    let mut reply =
+        |id: u32| control(SYN_REPLY, 0, &[&id.to_be_bytes()[..], &writer.empty()].concat()).to_vec();
     let expected = [
         reply(1),
         control(PING, 0, &7_u32.to_be_bytes()).to_vec(),
@@ -90,7 +91,9 @@ async fn channels_carry_both_ways_and_end_on_their_own() {
 
 #[tokio::test]
 async fn nonsense_ends_the_connection_and_the_handler() {
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x80, 3, 0, 1, 0, 0, 0, 2, 0, 0], &[0, 0, 0, 1, 0, 0xff, 0, 0]] {
+    for bytes in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x80, 3, 0, 1, 0, 0, 0, 2, 0, 0], &[0, 0, 0, 1, 0, 0xff, 0, 0]]
+    {
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(bytes).await.unwrap();
         let handled = serve(server, |mut channels| async move { while channels.recv().await.is_some() {} });
