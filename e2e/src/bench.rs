@@ -36,7 +36,8 @@ impl Times {
         &self.order
     }
 
-    /// The value below which `percent` of an operation's times lie, milliseconds; 0 when it was never measured.
+    /// The value below which `percent` of an operation's times lie, milliseconds; 0 when it was never
+    /// measured.
     pub fn percentile(&self, operation: &str, percent: usize) -> f64 {
         let mut times = self.milliseconds.get(operation).cloned().unwrap_or_default();
         times.sort_by(f64::total_cmp);
@@ -80,7 +81,10 @@ pub fn table(ours: &Measured, peer: &Measured, peer_name: &str, pods: usize) -> 
             our_median / their_median,
         );
     }
-    let _ = writeln!(text, "\n| memory (PSS, MiB) with {pods} pods | Gantline | {peer_name} | ratio |\n|---|---:|---:|---:|");
+    let _ = writeln!(
+        text,
+        "\n| memory (PSS, MiB) with {pods} pods | Gantline | {peer_name} | ratio |\n|---|---:|---:|---:|"
+    );
     for (what, our, their) in [
         ("the service", ours.service_mib, peer.service_mib),
         ("per pod, beside its containers", ours.pod_mib, peer.pod_mib),

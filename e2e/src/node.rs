@@ -102,22 +102,20 @@ impl Node {
         Self::builder().start()
     }
 
-    /// A node that the test wants different. With `GANTLINE_E2E_PEER=containerd` in the environment it is one of
-    /// containerd: what fails there too is likely the test's fault.
+    /// A node that the test wants different.
     #[track_caller]
     pub fn builder() -> NodeBuilder {
-        let machine = Machine::new();
-        let config = Config::new(&machine, "gantline");
-        let programs = std::env::var_os("GANTLINE_E2E_PEER").is_none().then(Programs::dev);
-        NodeBuilder { programs, machine, config }
+        Self::builder_with(Programs::dev)
     }
 
-    /// As [`builder`](Self::builder), with the programs of another build.
+    /// As [`builder`](Self::builder), with the programs of another build. With `GANTLINE_E2E_PEER=containerd` in
+    /// the environment it is a node of containerd: what fails there too is likely the test's fault.
     #[track_caller]
     pub fn builder_with(programs: impl FnOnce() -> Programs) -> NodeBuilder {
-        let machine = Machine::new();
+        let machine = Machine::boot();
         let config = Config::new(&machine, "gantline");
-        NodeBuilder { programs: Some(programs()), machine, config }
+        let programs = std::env::var_os("GANTLINE_E2E_PEER").is_none().then(programs);
+        NodeBuilder { programs, machine, config }
     }
 
     /// A node of any CRI service, which runs.
@@ -148,7 +146,8 @@ impl Node {
     pub fn spawn_service(&self) {
         let mut service = self.service();
         assert!(service.is_none(), "the service runs already");
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("open the service's log");
+        let log =
+            File::options().create(true).append(true).open(self.log_path()).expect("open the service's log");
         let (program, args) = self.launch.argv.split_first().expect("a program");
         let mut command = self.machine.command(program);
         command.args(args).envs(self.launch.env.iter().cloned());
@@ -281,7 +280,9 @@ impl Node {
     /// Removes an image.
     #[track_caller]
     pub fn remove_image(&self, reference: &str) {
-        self.cri.remove_image(v1::RemoveImageRequest { image: Some(image_spec(reference)) }).expect("RemoveImage");
+        self.cri
+            .remove_image(v1::RemoveImageRequest { image: Some(image_spec(reference)) })
+            .expect("RemoveImage");
     }
 
     /// A pod to be run.
@@ -305,8 +306,12 @@ impl Node {
     #[track_caller]
     pub fn remove_all_pods(&self) {
         for pod in self.pods() {
-            self.cri.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() }).expect("stop a pod");
-            self.cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: pod.id }).expect("remove a pod");
+            self.cri
+                .stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() })
+                .expect("stop a pod");
+            self.cri
+                .remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: pod.id })
+                .expect("remove a pod");
         }
     }
 
@@ -316,14 +321,22 @@ impl Node {
         let mut spared = leftovers::own_children();
         spared.extend(self.service_pid());
         let mut left = Vec::new();
-        let mut add = |kind: &str, things: Vec<String>| left.extend(things.iter().map(|thing| format!("{kind} {thing}")));
+        let mut add = |kind: &str, things: Vec<String>| {
+            left.extend(things.iter().map(|thing| format!("{kind} {thing}")))
+        };
         let named = |processes: Vec<leftovers::Process>| {
             processes.iter().map(|process| format!("{} {}", process.pid, process.command)).collect()
         };
         add("process", named(leftovers::processes(machine.number, &spared)));
         add("zombie", self.service_pid().map(|pid| named(leftovers::zombies_of(pid))).unwrap_or_default());
-        let mounts = leftovers::mounts(machine);
-        add("mount", mounts.into_iter().filter(|mount| !self.mounts_before.contains(mount)).collect());
+        // One by one, so that a mount upon a mount counts.
+        let mut mounts = leftovers::mounts(machine);
+        for before in &self.mounts_before {
+            if let Some(at) = mounts.iter().position(|mount| mount == before) {
+                mounts.remove(at);
+            }
+        }
+        add("mount", mounts);
         let groups = leftovers::cgroups(machine.number, machine.holder(), false);
         add("cgroup", groups.iter().map(|group| group.display().to_string()).collect());
         add("link", leftovers::links(machine));
@@ -370,7 +383,11 @@ impl Drop for Node {
     #[allow(clippy::print_stderr)]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the service's last words (node {}):\n{}\n---", self.machine.number, self.log_tail(60));
+            eprintln!(
+                "--- the service's last words (node {}):\n{}\n---",
+                self.machine.number,
+                self.log_tail(60)
+            );
         }
         if let Some(mut child) = self.service().take() {
             let _ = child.kill();

@@ -1,4 +1,5 @@
 //! The service goes and comes back; pods do not notice, and nothing is forgotten.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -150,11 +151,11 @@ fn make_and_unmake(node: &Node, thread: u32, serial: &AtomicU32) {
     let Ok(pod) = node.pod(&format!("load-{thread}-{number}")).try_run() else { return };
     if let Ok(container) = pod.container("c").idle().try_create()
         && container.try_start().is_ok()
-        && number % 2 == 0
+        && number.is_multiple_of(2)
     {
         let _ = container.try_stop(0);
     }
-    if number % 3 != 0 && pod.try_stop().is_ok() {
+    if !number.is_multiple_of(3) && pod.try_stop().is_ok() {
         let request = api::v1::RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
         let _ = node.cri().remove_pod_sandbox(request);
     }

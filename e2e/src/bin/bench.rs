@@ -1,5 +1,5 @@
-//! `make bench`: the same operations, one at a time, on Gantline and on containerd, with the same OCI runtime, CNI
-//! plugins, registry and image; prints a table, and keeps it with `--write FILE`.
+//! `make bench`: the same operations, one at a time, on Gantline and on containerd, with the same OCI
+//! runtime, CNI plugins, registry and image; prints a table, and keeps it with `--write FILE`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::fs;
@@ -102,7 +102,8 @@ fn report([ours, theirs]: &[Measured; 2]) -> String {
     let memory = after(read("/proc/meminfo"), "MemTotal");
     let kernel = read("/proc/sys/kernel/osrelease");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let cgroups = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
+    let cgroups =
+        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
     let runc = run(command(tool("runc")).arg("--version")).ok();
     let containerd = run(command(tool("containerd")).arg("--version")).ok();
     format!(

@@ -50,7 +50,8 @@ fn prepare() -> Node {
     });
     let node = step("registry", || {
         let node = Node::builder_with(Programs::release).prepare();
-        let found = format!("Debian's docker-registry has {}, in a network namespace of its own", node.busybox());
+        let found =
+            format!("Debian's docker-registry has {}, in a network namespace of its own", node.busybox());
         (node, found)
     });
     step("gantline serve", || {
@@ -107,7 +108,14 @@ fn look_into(node: &Node, server: &Container<'_>, counter: &Container<'_>) {
         let stats = node.cri().container_stats(request).expect("ContainerStats").stats.unwrap_or_default();
         let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).map_or(0, |value| value.value);
         let memory = stats.memory.and_then(|memory| memory.working_set_bytes).map_or(0, |value| value.value);
-        ((), format!("the counter used {} ms of processor and {} KiB of memory", cpu / 1_000_000, memory / 1024))
+        (
+            (),
+            format!(
+                "the counter used {} ms of processor and {} KiB of memory",
+                cpu / 1_000_000,
+                memory / 1024
+            ),
+        )
     });
     step("exec", || ((), format!("`id` in the server says {:?}", server.sh("id").trim())));
 }
@@ -122,7 +130,8 @@ fn survive(node: &Node, pods: [&Pod<'_>; 2], counter: &Container<'_>) {
     step("start again", || {
         node.start_service();
         let ready = eventually("the pods are known again", Duration::from_secs(10), || {
-            let ready = pods.iter().filter(|pod| pod.try_status().is_ok_and(|status| status.state == 0)).count();
+            let ready =
+                pods.iter().filter(|pod| pod.try_status().is_ok_and(|status| status.state == 0)).count();
             if ready == pods.len() { Ok(ready) } else { Err(format!("{ready} of {}", pods.len())) }
         });
         assert!(counter.is_running(), "the counter still runs");

@@ -15,6 +15,11 @@ impl Drain {
         self.0.cancel();
     }
 
+    /// For rooms that end with the service.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.0.clone()
+    }
+
     /// Resolves when it is.
     pub(crate) async fn begun(&self) {
         self.0.cancelled().await;

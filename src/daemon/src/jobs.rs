@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use image::{Credentials, ImportOptions, Images, LayerStage, ProgressSink, PullRequest};
+use image::{Credentials, Images, ImportOptions, LayerStage, ProgressSink, PullRequest};
 use model::ImageRef;
 use tokio::sync::{mpsc, watch};
 
@@ -62,7 +62,11 @@ fn request(body: &PullBody) -> Result<PullRequest, String> {
         None => None,
         Some(text) => {
             let (username, password) = text.split_once(':').ok_or("credentials are not USER:PASSWORD")?;
-            Some(Credentials { username: username.into(), password: password.into(), ..Credentials::default() })
+            Some(Credentials {
+                username: username.into(),
+                password: password.into(),
+                ..Credentials::default()
+            })
         }
     };
     Ok(PullRequest { reference, auth, progress: None })
@@ -79,7 +83,12 @@ fn apply(progress: &mut Progress, happened: image::Progress) {
             progress.phase = Phase::Unpacking;
             progress.layers = layers
                 .into_iter()
-                .map(|(digest, total)| Layer { digest: digest.to_string(), stage: Stage::Waiting, done: 0, total })
+                .map(|(digest, total)| Layer {
+                    digest: digest.to_string(),
+                    stage: Stage::Waiting,
+                    done: 0,
+                    total,
+                })
                 .collect();
         }
         image::Progress::Layer { digest, stage, done, total } => {
@@ -150,7 +159,10 @@ mod tests {
         assert_eq!(progress.phase, Phase::Committing);
 
         let mut joined = Progress::default();
-        apply(&mut joined, image::Progress::Layer { digest: b, stage: LayerStage::Done, done: 20, total: 20 });
+        apply(
+            &mut joined,
+            image::Progress::Layer { digest: b, stage: LayerStage::Done, done: 20, total: 20 },
+        );
         assert_eq!((joined.phase, joined.layers.len()), (Phase::Unpacking, 1));
     }
 

@@ -98,7 +98,8 @@ fn bar(label: &str, done: u64, total: u64, columns: usize) -> String {
     let counts = format!("{:>10} / {:<10}", ui::bytes(done), ui::bytes(total));
     let head = format!("  {label:<DIGEST_DIGITS$} ");
     let width = columns.saturating_sub(head.len() + counts.len() + 3);
-    let filled = usize::try_from(u128::from(done) * width as u128 / u128::from(total.max(1))).unwrap_or(width);
+    let filled =
+        usize::try_from(u128::from(done) * width as u128 / u128::from(total.max(1))).unwrap_or(width);
     let filled = if total == 0 { width } else { filled.min(width) };
     let tip = if filled < width { ">" } else { "" };
     let bar = format!("{}{tip}", "=".repeat(filled));
@@ -178,7 +179,9 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_the_terminal() {
         let mut progress = some();
-        progress.layers.extend((0..40).map(|_| layer("d", Stage::Unpacking, u64::MAX / 4096, u64::MAX / 2048)));
+        progress
+            .layers
+            .extend((0..40).map(|_| layer("d", Stage::Unpacking, u64::MAX / 4096, u64::MAX / 2048)));
         let name = "registry.example.com/a/very/long/name/that/goes/on/and/on/for/more/than/a/line:latest";
         for columns in [40, 60, 80, 200] {
             let lines = lines(name, &progress, columns);
@@ -198,7 +201,10 @@ mod tests {
     fn a_pipe_gets_each_event_once() {
         let nothing = Progress::default();
         let mut later = some();
-        assert_eq!(events(&nothing, &later), ["resolved: 3 layers, 8.0 MiB", "layer aaaaaaaaaaaa: here already, 1.0 MiB"]);
+        assert_eq!(
+            events(&nothing, &later),
+            ["resolved: 3 layers, 8.0 MiB", "layer aaaaaaaaaaaa: here already, 1.0 MiB"]
+        );
         assert!(events(&later, &later.clone()).is_empty());
         let before = later.clone();
         later.layers[1].stage = Stage::Done;

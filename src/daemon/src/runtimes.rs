@@ -1,8 +1,11 @@
 //! Where the programs are that run containers: the OCI runtimes by handler, and the shim.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 
@@ -114,6 +117,63 @@ pub(crate) fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
+/// What an OCI runtime says that it can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// Mounts recursively read-only.
+    pub(crate) recursive_read_only: bool,
+    /// Makes user namespaces.
+    pub(crate) user_namespaces: bool,
+}
+
+/// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is taken
+/// to have none: a pod that needs one is refused then instead of run without it.
+pub(crate) fn features(binary: &Path) -> Features {
+    briefly(binary, "features").map(|text| parse_features(&text)).unwrap_or_default()
+}
+
+fn parse_features(text: &str) -> Features {
+    let Ok(features) = serde_json::from_str::<serde_json::Value>(text) else { return Features::default() };
+    let lists = |pointer: &str, wanted: &str| {
+        let list = features.pointer(pointer).and_then(serde_json::Value::as_array);
+        list.is_some_and(|list| list.iter().any(|item| item == wanted))
+    };
+    Features {
+        recursive_read_only: lists("/mountOptions", "rro"),
+        user_namespaces: lists("/linux/namespaces", "user"),
+    }
+}
+
+/// A program that has not answered a simple question in this time is broken.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// What a pipe holds: a program that says more waits for a reader, and is given up.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// What `<program> <question>` prints.
+pub(crate) fn briefly(binary: &Path, question: &str) -> Result<String, String> {
+    let mut command = kernel::process::command(binary);
+    command.arg(question).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let deadline = Instant::now() + ANSWER_MAX;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("no answer in {} s", ANSWER_MAX.as_secs()));
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    };
+    let mut text = String::new();
+    if let Some(out) = child.stdout.take() {
+        out.take(ANSWER_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    }
+    if status.success() { Ok(text) } else { Err(status.to_string()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,5 +234,14 @@ mod tests {
             error,
             "no executable gantline-shim in /nonexistent/shim; install it beside gantline, or set pods.shim"
         );
+    }
+    #[test]
+    fn features_are_read_as_the_runtime_spec_has_them() {
+        let text =
+            r#"{"ociVersionMin": "1.0.0", "mountOptions": ["ro", "rro"], "linux": {"namespaces": ["net"]}}"#;
+        assert_eq!(parse_features(text), Features { recursive_read_only: true, user_namespaces: false });
+        for nothing in ["", "{}", "unknown command features", "[]"] {
+            assert_eq!(parse_features(nothing), Features::default());
+        }
     }
 }

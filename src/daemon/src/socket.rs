@@ -36,13 +36,16 @@ pub(crate) fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<UnixListe
     aside.push(".new");
     let aside = PathBuf::from(aside);
     match std::fs::remove_file(&aside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SysError::path("unlink", &aside, e).into()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(SysError::path("unlink", &aside, e).into());
+        }
         _ => {}
     }
     let listener = UnixListener::bind(&aside).map_err(|e| SysError::path("bind", &aside, e))?;
     let listen = || -> Result<(), SysError> {
         if let Some(gid) = gid {
-            std::os::unix::fs::chown(&aside, None, Some(gid)).map_err(|e| SysError::path("chown", &aside, e))?;
+            std::os::unix::fs::chown(&aside, None, Some(gid))
+                .map_err(|e| SysError::path("chown", &aside, e))?;
         }
         // Until the rename nobody knows the name, so that nobody connects under the umask's mode.
         std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(mode))

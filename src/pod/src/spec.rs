@@ -29,8 +29,8 @@ mod user;
 pub use error::SpecError;
 pub use exec::exec_process;
 pub use host::{AppArmor, CgroupVersion, HostFacts};
-pub use prepare::{PreparedDevice, PreparedMount};
 pub use oci::Spec;
+pub use prepare::{PreparedDevice, PreparedMount};
 pub use resources::limits;
 pub(crate) use resources::with_limits;
 pub use seccomp::{SeccompDefault, read_localhost};
@@ -186,5 +186,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod runtime_tests;
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,10 @@
 //! The programs that containers are run with.
 
-use std::io::Read as _;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use super::Report;
 use crate::config::Config;
 use crate::runtimes;
-
-/// A program that does not tell its version in this time is broken.
-const VERSION_MAX: Duration = Duration::from_secs(5);
-const OUTPUT_BYTES_MAX: u64 = 4096;
 
 pub(super) fn check(config: &Config, path: &str, report: &mut Report) {
     match runtimes::find(config, path) {
@@ -40,29 +33,7 @@ pub(super) fn check(config: &Config, path: &str, report: &mut Report) {
 
 /// The first line of `<program> --version`.
 fn version(binary: &Path) -> Result<String, String> {
-    let mut command = kernel::process::command(binary);
-    command.arg("--version").stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let deadline = Instant::now() + VERSION_MAX;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("no answer in {} s", VERSION_MAX.as_secs()));
-            }
-            Err(error) => return Err(error.to_string()),
-        }
-    };
-    let mut text = String::new();
-    if let Some(out) = child.stdout.take() {
-        out.take(OUTPUT_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    }
-    if !status.success() {
-        return Err(status.to_string());
-    }
+    let text = runtimes::briefly(binary, "--version")?;
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 

@@ -2,6 +2,9 @@
 
 pub(crate) mod check;
 pub(crate) mod config;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod transfer;
 pub(crate) mod version;
 
 use crate::config::layers::{self, Loaded};

@@ -142,7 +142,9 @@ async fn watch(mut events: mpsc::Receiver<Event>, mut display: Display) -> Exit 
             Event::Done { images } => {
                 display.clear();
                 for image in images {
-                    ui::print(format_args!("{}  {}", image.id, image.names.join(", ")).to_string().trim_end());
+                    ui::print(
+                        format_args!("{}  {}", image.id, image.names.join(", ")).to_string().trim_end(),
+                    );
                 }
                 return Exit::Success;
             }
