@@ -9,7 +9,8 @@ use crate::machine::Machine;
 use crate::programs::Programs;
 use crate::registry;
 
-/// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the machine's.
+/// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the
+/// machine's.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `--root`.
@@ -70,7 +71,8 @@ impl Config {
         self.plain_http(&format!("127.0.0.1:{}", registry::PORT));
     }
 
-    /// The conflist of the tests: bridge with masquerading and addresses of the machine's subnet, and port mapping.
+    /// The conflist of the tests: bridge with masquerading and addresses of the machine's subnet, and port
+    /// mapping.
     pub fn network(&self, machine: &Machine) -> Value {
         let subnet = machine.subnet();
         json!({"cniVersion": "1.0.0", "name": "e2e", "plugins": [
@@ -93,15 +95,20 @@ impl Config {
     pub fn plain_http(&self, host: &str) {
         let dir = self.certs.join(host);
         fs::create_dir_all(&dir).expect("make a registry host's directory");
-        let text = format!("server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+        let text = format!(
+            "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
         fs::write(dir.join("hosts.toml"), text).expect("write hosts.toml");
     }
 
     /// The service's configuration file.
     pub(crate) fn text(&self, programs: &Programs) -> String {
         let bins: Vec<String> = self.cni_bins.iter().map(|dir| dir.display().to_string()).collect();
-        let runtimes: String =
-            self.runtimes.iter().map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n")).collect();
+        let runtimes: String = self
+            .runtimes
+            .iter()
+            .map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n"))
+            .collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
         let Self { root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, more, .. } = self;
         let shim = &programs.shim;

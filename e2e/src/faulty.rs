@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::machine::Machine;
 use crate::registry::Registry;
 
-/// What the proxy does to answers of more than [`LARGE`] bytes (layers); smaller ones (manifests, configs) pass.
+/// What the proxy does to answers of more than [`LARGE`] bytes (layers); smaller ones (manifests, configs)
+/// pass.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// None: bytes pass, and are counted.
@@ -21,7 +22,8 @@ pub enum Fault {
         /// How many answers are cut.
         times: usize,
     },
-    /// The connection ends after so many bytes of the first such answer, and from then on nothing is answered at all.
+    /// The connection ends after so many bytes of the first such answer, and from then on nothing is answered
+    /// at all.
     GoneAfter {
         /// Bytes passed before the end.
         bytes: usize,
@@ -62,7 +64,8 @@ impl Proxy {
                     if stopping.load(Ordering::Relaxed) {
                         return;
                     }
-                    let gone = matches!(fault, Fault::GoneAfter { .. }) && counting.load(Ordering::Relaxed) > 0;
+                    let gone =
+                        matches!(fault, Fault::GoneAfter { .. }) && counting.load(Ordering::Relaxed) > 0;
                     if gone {
                         continue;
                     }
@@ -94,8 +97,8 @@ impl Proxy {
     }
 }
 
-/// Passes one connection's bytes both ways. The request goes up with `Connection: close`, so that one connection carries
-/// one answer and the count of bytes is the answer's.
+/// Passes one connection's bytes both ways. The request goes up with `Connection: close`, so that one
+/// connection carries one answer and the count of bytes is the answer's.
 fn serve(client: TcpStream, fault: Fault, large_answers: &AtomicUsize) -> Option<()> {
     let upstream = TcpStream::connect(Registry::address()).ok()?;
     let head = read_head(&client)?;
@@ -120,7 +123,9 @@ fn serve(client: TcpStream, fault: Fault, large_answers: &AtomicUsize) -> Option
             };
         }
         match fault {
-            Fault::FlipByte { at } if (before..passed).contains(&at) && passed > LARGE => buffer[at - before] ^= 1,
+            Fault::FlipByte { at } if (before..passed).contains(&at) && passed > LARGE => {
+                buffer[at - before] ^= 1
+            }
             Fault::Slow(pause) => std::thread::sleep(pause),
             _ => {}
         }

@@ -72,6 +72,16 @@ impl NodeBuilder {
     /// Starts registry and service and waits until both answer.
     #[track_caller]
     pub fn start(self) -> Node {
+        let node = self.prepare();
+        if !node.service_runs() {
+            node.start_service();
+        }
+        node
+    }
+
+    /// Starts the registry only; the service is for the caller to start.
+    #[track_caller]
+    pub fn prepare(self) -> Node {
         let Self { programs, machine, config } = self;
         let Some(programs) = programs else {
             return peer::containerd_on(machine, config, &tool("runc"));
@@ -81,7 +91,7 @@ impl NodeBuilder {
         fs::write(&file, config.text(&programs)).expect("write the service's configuration");
         let argv = [programs.gantline.as_os_str(), "serve".as_ref(), "--config".as_ref(), file.as_os_str()];
         let argv = argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        Node::launch(machine, config, Launch { argv, env: Vec::new() })
+        Node::prepare(machine, config, Launch { argv, env: Vec::new() })
     }
 }
 
@@ -92,11 +102,11 @@ impl Node {
         Self::builder().start()
     }
 
-    /// A node that the test wants different. With `GANTLINE_E2E_PEER=containerd` in the environment it is one of
-    /// containerd: what fails there too is likely the test's fault.
+    /// A node that the test wants different. With `GANTLINE_E2E_PEER=containerd` in the environment it is one
+    /// of containerd: what fails there too is likely the test's fault.
     #[track_caller]
     pub fn builder() -> NodeBuilder {
-        let machine = Machine::new();
+        let machine = Machine::boot();
         let config = Config::new(&machine, "gantline");
         let programs = std::env::var_os("GANTLINE_E2E_PEER").is_none().then(Programs::dev);
         NodeBuilder { programs, machine, config }
@@ -105,21 +115,27 @@ impl Node {
     /// As [`builder`](Self::builder), with the programs of another build.
     #[track_caller]
     pub fn builder_with(programs: impl FnOnce() -> Programs) -> NodeBuilder {
-        let machine = Machine::new();
+        let machine = Machine::boot();
         let config = Config::new(&machine, "gantline");
         NodeBuilder { programs: Some(programs()), machine, config }
     }
 
-    /// A node of any CRI service.
+    /// A node of any CRI service, which runs.
     #[track_caller]
     pub fn launch(machine: Machine, config: Config, launch: Launch) -> Self {
+        let node = Self::prepare(machine, config, launch);
+        node.start_service();
+        node
+    }
+
+    /// A node of any CRI service, which is yet to be started.
+    #[track_caller]
+    pub fn prepare(machine: Machine, config: Config, launch: Launch) -> Self {
         let registry = Registry::start(&machine);
         registry.push(&machine, image::busybox(), "busybox:1");
         let cri = Cri::new(machine.path(&config.socket));
         let mounts_before = leftovers::mounts(&machine);
-        let node = Self { service: Mutex::new(None), registry, launch, config, cri, mounts_before, machine };
-        node.start_service();
-        node
+        Self { service: Mutex::new(None), registry, launch, config, cri, mounts_before, machine }
     }
 
     fn service(&self) -> MutexGuard<'_, Option<Child>> {
@@ -132,7 +148,8 @@ impl Node {
     pub fn spawn_service(&self) {
         let mut service = self.service();
         assert!(service.is_none(), "the service runs already");
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("open the service's log");
+        let log =
+            File::options().create(true).append(true).open(self.log_path()).expect("open the service's log");
         let (program, args) = self.launch.argv.split_first().expect("a program");
         let mut command = self.machine.command(program);
         command.args(args).envs(self.launch.env.iter().cloned());
@@ -210,11 +227,26 @@ impl Node {
         run(&mut self.crictl_command(args))
     }
 
-    /// Runs the service's own program inside the machine, as `gantline pull …`.
+    /// The service's own program inside the machine, as `gantline pull …`.
+    pub fn gantline_command(&self, args: &[&str]) -> Command {
+        let mut command = self.machine.command(&self.launch.argv[0]);
+        // `gantline serve --config FILE`, or `containerd --config FILE`.
+        let file = self.launch.argv.iter().skip_while(|word| *word != "--config").nth(1);
+        command.args(args).args(file.iter().flat_map(|file| ["--config", file.as_str()]));
+        command
+    }
+
+    /// Runs the service's own program to its end.
     #[track_caller]
     pub fn gantline(&self, args: &[&str]) -> Said {
-        let mut command = self.machine.command(&self.launch.argv[0]);
-        run(command.args(args).args(["--config", &self.launch.argv[3]]))
+        run(&mut self.gantline_command(args))
+    }
+
+    /// The per-pod processes of this machine: shims, and what else `named` says.
+    pub fn processes(&self, named: impl Fn(&str) -> bool) -> Vec<leftovers::Process> {
+        let spared = leftovers::own_children();
+        let all = leftovers::processes(self.machine.number, &spared);
+        all.into_iter().filter(|process| named(&process.command)).collect()
     }
 
     /// The reference of the busybox image.
@@ -250,7 +282,9 @@ impl Node {
     /// Removes an image.
     #[track_caller]
     pub fn remove_image(&self, reference: &str) {
-        self.cri.remove_image(v1::RemoveImageRequest { image: Some(image_spec(reference)) }).expect("RemoveImage");
+        self.cri
+            .remove_image(v1::RemoveImageRequest { image: Some(image_spec(reference)) })
+            .expect("RemoveImage");
     }
 
     /// A pod to be run.
@@ -274,8 +308,12 @@ impl Node {
     #[track_caller]
     pub fn remove_all_pods(&self) {
         for pod in self.pods() {
-            self.cri.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() }).expect("stop a pod");
-            self.cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: pod.id }).expect("remove a pod");
+            self.cri
+                .stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() })
+                .expect("stop a pod");
+            self.cri
+                .remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: pod.id })
+                .expect("remove a pod");
         }
     }
 
@@ -285,7 +323,9 @@ impl Node {
         let mut spared = leftovers::own_children();
         spared.extend(self.service_pid());
         let mut left = Vec::new();
-        let mut add = |kind: &str, things: Vec<String>| left.extend(things.iter().map(|thing| format!("{kind} {thing}")));
+        let mut add = |kind: &str, things: Vec<String>| {
+            left.extend(things.iter().map(|thing| format!("{kind} {thing}")))
+        };
         let named = |processes: Vec<leftovers::Process>| {
             processes.iter().map(|process| format!("{} {}", process.pid, process.command)).collect()
         };
@@ -339,7 +379,11 @@ impl Drop for Node {
     #[allow(clippy::print_stderr)]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the service's last words (node {}):\n{}\n---", self.machine.number, self.log_tail(60));
+            eprintln!(
+                "--- the service's last words (node {}):\n{}\n---",
+                self.machine.number,
+                self.log_tail(60)
+            );
         }
         if let Some(mut child) = self.service().take() {
             let _ = child.kill();

@@ -11,7 +11,8 @@ impl Random {
     #[allow(clippy::print_stdout)]
     pub fn seeded() -> Self {
         let given = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok());
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+        let clock =
+            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
         let seed = given.unwrap_or_else(clock);
         println!("E2E_SEED={seed}");
         Self(seed | 1)

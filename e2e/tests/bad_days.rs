@@ -1,5 +1,6 @@
-//! Days when something beside the service is broken: plugins, runtimes, disks. Each failure is named, ends in time, and
-//! leaves nothing.
+//! Days when something beside the service is broken: plugins, runtimes, disks. Each failure is named, ends in
+//! time, and leaves nothing.
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
@@ -39,8 +40,12 @@ fn refuses_pods(node: &Node, words: &[&str]) {
 
 #[test]
 fn a_cni_plugin_that_fails_is_quoted() {
-    let error = r#"echo '{"cniVersion":"1.0.0","code":117,"msg":"the moon is wrong","details":"waning"}'; exit 1"#;
-    refuses_pods(&behind_the_bridge(with_plugin(error)), &["bad-plugin", "the moon is wrong", "waning", "117"]);
+    let error =
+        r#"echo '{"cniVersion":"1.0.0","code":117,"msg":"the moon is wrong","details":"waning"}'; exit 1"#;
+    refuses_pods(
+        &behind_the_bridge(with_plugin(error)),
+        &["bad-plugin", "the moon is wrong", "waning", "117"],
+    );
 }
 
 #[test]
@@ -72,7 +77,11 @@ fn a_network_that_is_not_there_yet_is_said_and_seen_when_it_comes() {
     std::fs::remove_file(node.config.cni_conf.join("10-e2e.conflist")).unwrap();
     let condition = || {
         let status = node.cri().status(Default::default()).expect("Status").status.expect("a status");
-        status.conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").expect("NetworkReady")
+        status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.r#type == "NetworkReady")
+            .expect("NetworkReady")
     };
     let becomes = |ready: bool| {
         e2e::eventually("the change is seen", Duration::from_secs(10), || {
@@ -132,7 +141,8 @@ fn an_oci_runtime_that_is_gone_is_named() {
 
 #[test]
 fn an_oci_runtime_that_hangs_does_not_keep_its_pod_from_going() {
-    let node = with_runtime("case \" $* \" in *' create '*|*' run '*) exec sleep 1000;; esac\nexec crun \"$@\"");
+    let node =
+        with_runtime("case \" $* \" in *' create '*|*' run '*) exec sleep 1000;; esac\nexec crun \"$@\"");
     let pod = node.pod("odd").handler("odd").run();
     let container = pod.container("c").idle().create();
     let mut client = node.cri().raw();

@@ -1,4 +1,5 @@
 //! Containers: how they end, what they log, as whom and with what they run.
+#![allow(clippy::unwrap_used)]
 
 use api::v1::{self, ContainerState, KeyValue, MountPropagation};
 use e2e::{Node, eventually, image};
@@ -60,13 +61,18 @@ fn both_streams_are_logged_in_cri_form_with_the_last_unfinished_line() {
     assert!(lines.iter().rev().skip(1).all(|line| !line.full));
     assert_eq!(long.log().text().trim_end().len(), 40_000);
 
-    let rotated = pod.container("rotated").sh("i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done").start();
+    let rotated =
+        pod.container("rotated").sh("i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done").start();
     rotated.logs("\n20\n");
     let old = rotated.log().path.with_extension("old");
     std::fs::rename(&rotated.log().path, &old).unwrap();
-    node.cri().reopen_container_log(v1::ReopenContainerLogRequest { container_id: rotated.id.clone() }).unwrap();
+    node.cri()
+        .reopen_container_log(v1::ReopenContainerLogRequest { container_id: rotated.id.clone() })
+        .unwrap();
     assert!(rotated.log().path.exists(), "the file is there when the call returns");
-    eventually("it goes on", Duration::from_secs(5), || (rotated.log().lines().len() > 5).then_some(()).ok_or("".into()));
+    eventually("it goes on", Duration::from_secs(5), || {
+        (rotated.log().lines().len() > 5).then_some(()).ok_or("".into())
+    });
     rotated.stop(0);
     let numbers: Vec<String> =
         e2e::Log::at(&old).lines().into_iter().chain(rotated.log().lines()).map(|line| line.text).collect();
@@ -97,8 +103,8 @@ fn the_image_and_the_request_make_the_process() {
     let env = said("env", &|config| {
         config.command = words(&["sh", "-c", "echo $FROM $KEPT $ADDED; pwd; id -u; id -g"]);
         config.envs = vec![
-            KeyValue { key: "FROM".into(), value: "request".into(), ..Default::default() },
-            KeyValue { key: "ADDED".into(), value: "a b".into(), ..Default::default() },
+            KeyValue { key: "FROM".into(), value: "request".into() },
+            KeyValue { key: "ADDED".into(), value: "a b".into() },
         ];
     });
     assert_eq!(env, "request yes a b\n/home/app\n1000\n1000\n");
@@ -116,7 +122,10 @@ fn the_image_and_the_request_make_the_process() {
         context.supplemental_groups = vec![42, 43];
     });
     let user = user.idle().start();
-    assert_eq!(user.sh("id -u; id -g; id -G").split_whitespace().collect::<Vec<_>>(), ["1234", "5678", "5678", "42", "43"]);
+    assert_eq!(
+        user.sh("id -u; id -g; id -G").split_whitespace().collect::<Vec<_>>(),
+        ["1234", "5678", "5678", "42", "43"]
+    );
     let told = user.status().user.unwrap().linux.unwrap();
     assert_eq!((told.uid, told.gid), (1234, 5678));
     pod.remove();
@@ -137,22 +146,33 @@ fn mounts_are_as_asked_and_echoed() {
         ..Default::default()
     };
     let pod = node.pod("mounts").run();
-    let container = pod.container("c").idle().with(|config| config.mounts = vec![mount("/rw", false), mount("/ro", true)]);
+    let container = pod
+        .container("c")
+        .idle()
+        .with(|config| config.mounts = vec![mount("/rw", false), mount("/ro", true)]);
     let container = container.start();
-    assert_eq!(container.sh("cat /ro/from-host; echo x > /rw/from-container; cat /ro/from-container"), "hello\nx\n");
+    assert_eq!(
+        container.sh("cat /ro/from-host; echo x > /rw/from-container; cat /ro/from-container"),
+        "hello\nx\n"
+    );
     assert_eq!(std::fs::read_to_string(shared.join("from-container")).unwrap(), "x\n");
     let refused = container.try_exec(&["sh", "-c", "echo y > /ro/no"], 10).unwrap();
     assert_ne!(refused.exit_code, 0);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Read-only"), "{refused:?}");
     let echoed = container.status().mounts;
-    assert!(echoed.iter().any(|m| m.container_path == "/ro" && m.readonly && m.host_path == path), "{echoed:?}");
+    assert!(
+        echoed.iter().any(|m| m.container_path == "/ro" && m.readonly && m.host_path == path),
+        "{echoed:?}"
+    );
 
     let receiver = pod.container("receiver").idle().with(|config| {
         let propagation = MountPropagation::PropagationHostToContainer.into();
         config.mounts = vec![v1::Mount { propagation, ..mount("/volume", false) }];
     });
     let receiver = receiver.start();
-    node.machine.sh(&format!("mkdir {path}/late && mount -t tmpfs tmpfs {path}/late && echo there > {path}/late/file"));
+    node.machine.sh(&format!(
+        "mkdir {path}/late && mount -t tmpfs tmpfs {path}/late && echo there > {path}/late/file"
+    ));
     assert_eq!(receiver.sh("cat /volume/late/file"), "there\n");
     let private = container.try_exec(&["cat", "/rw/late/file"], 10).unwrap();
     assert_ne!(private.exit_code, 0, "a private mount receives nothing");
@@ -175,7 +195,12 @@ fn confinement_is_as_asked() {
     let pod = node.pod("confined").run();
     let plain = pod.container("plain").idle().start();
     let status = |container: &e2e::Container<'_>, key: &str| {
-        container.sh(&format!("grep ^{key}: /proc/self/status")).split_whitespace().nth(1).unwrap().to_string()
+        container
+            .sh(&format!("grep ^{key}: /proc/self/status"))
+            .split_whitespace()
+            .nth(1)
+            .unwrap()
+            .to_string()
     };
     let has = |mask: &str, bit: u32| u64::from_str_radix(mask, 16).unwrap() >> bit & 1 == 1;
     const NET_RAW: u32 = 13;
@@ -202,7 +227,10 @@ fn confinement_is_as_asked() {
     assert_eq!((status(&tight, "NoNewPrivs"), status(&tight, "Seccomp")), ("1".into(), "2".into()));
     assert_eq!(tight.sh("cat /proc/meminfo | wc -c; ls /www | wc -l"), "0\n0\n");
     assert_ne!(tight.try_exec(&["touch", "/new"], 10).unwrap().exit_code, 0);
-    assert_ne!(tight.try_exec(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"], 10).unwrap().exit_code, 0);
+    assert_ne!(
+        tight.try_exec(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"], 10).unwrap().exit_code,
+        0
+    );
 
     let refused = pod.container("privileged").idle().security(|context| context.privileged = true);
     refused.try_create().expect_err("a privileged container in a pod that is not");
@@ -213,7 +241,10 @@ fn confinement_is_as_asked() {
     let privileged = trusted.container("c").idle().security(|context| context.privileged = true).start();
     assert!(has(&status(&privileged, "CapEff"), SYS_ADMIN));
     assert_eq!(status(&privileged, "Seccomp"), "0");
-    assert!(privileged.sh("ls /dev").contains("kmsg") || privileged.sh("ls /dev").contains("loop"), "the host's devices");
+    assert!(
+        privileged.sh("ls /dev").contains("kmsg") || privileged.sh("ls /dev").contains("loop"),
+        "the host's devices"
+    );
     pod.remove();
     trusted.remove();
     node.leaves_nothing();
@@ -228,9 +259,11 @@ fn a_device_is_there_and_one_that_is_not_is_named() {
         container_path: "/dev/mine".into(),
         permissions: "rwm".into(),
     };
-    let container = pod.container("c").idle().with(|config| config.devices = vec![device("/dev/null")]).start();
+    let container =
+        pod.container("c").idle().with(|config| config.devices = vec![device("/dev/null")]).start();
     container.sh("test -c /dev/mine && echo x > /dev/mine");
-    let missing = pod.container("missing").idle().with(|config| config.devices = vec![device("/dev/no-such")]);
+    let missing =
+        pod.container("missing").idle().with(|config| config.devices = vec![device("/dev/no-such")]);
     let refused = missing.try_create().and_then(|c| c.try_start()).expect_err("no such device");
     assert!(refused.message().contains("/dev/no-such"), "{refused}");
     pod.remove();
@@ -301,7 +334,10 @@ fn exec_tells_both_streams_the_code_and_minds_its_deadline() {
 fn a_container_is_asked_to_stop_before_it_is_killed() {
     let node = Node::start();
     let pod = node.pod("stopping").run();
-    let polite = pod.container("polite").sh("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done").start();
+    let polite = pod
+        .container("polite")
+        .sh("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done")
+        .start();
     polite.logs("ready");
     polite.stop(20);
     assert_eq!(polite.status().exit_code, 5);
@@ -340,7 +376,8 @@ fn stats_grow_and_belong_to_the_right_container() {
     assert!(cpu() > first, "a busy loop uses time");
     assert!(stats(&busy).memory.unwrap().working_set_bytes.unwrap().value > 0);
     eventually("what was written is counted", Duration::from_secs(20), || {
-        let used = stats(&writer).writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
+        let used =
+            stats(&writer).writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
         if used >= 3_000_000 { Ok(()) } else { Err(format!("{used} bytes")) }
     });
     assert_eq!(node.cri().list_container_stats(Default::default()).unwrap().stats.len(), 2);

@@ -1,4 +1,5 @@
 //! crictl of the pinned version: every command a person debugs a node with.
+#![allow(clippy::unwrap_used)]
 
 use std::io::Read as _;
 use std::process::Stdio;
@@ -64,7 +65,10 @@ fn a_person_looks_around() {
     let info = desk.json(&["info"]);
     let conditions = info["status"]["conditions"].as_array().unwrap();
     for kind in ["RuntimeReady", "NetworkReady"] {
-        assert!(conditions.iter().any(|c| c["type"] == kind && c["status"] == true), "{kind}: {conditions:?}");
+        assert!(
+            conditions.iter().any(|c| c["type"] == kind && c["status"] == true),
+            "{kind}: {conditions:?}"
+        );
     }
     let config = desk.ok(&["runtime-config"]);
     assert!(config.to_lowercase().contains("cgroup"), "{config}");
@@ -95,12 +99,17 @@ fn images_come_are_looked_at_and_go() {
 #[test]
 fn a_pod_is_made_and_unmade_step_by_step() {
     let desk = Desk::new();
-    let (pod_file, file) = (desk.pod_file("steps"), desk.container_file("main", "echo started; exec sleep 1000"));
+    let (pod_file, file) =
+        (desk.pod_file("steps"), desk.container_file("main", "echo started; exec sleep 1000"));
     desk.ok(&["pull", &desk.node.busybox()]);
     let pod = desk.ok(&["runp", &pod_file]);
     assert_eq!(pod.len(), 64);
     assert!(desk.ok(&["pods"]).contains("steps"));
-    assert_eq!(desk.json(&["inspectp", &pod[..8]])["status"]["state"], "SANDBOX_READY", "a prefix is completed");
+    assert_eq!(
+        desk.json(&["inspectp", &pod[..8]])["status"]["state"],
+        "SANDBOX_READY",
+        "a prefix is completed"
+    );
 
     let container = desk.ok(&["create", &pod, &file, &pod_file]);
     desk.ok(&["start", &container[..10]]);
@@ -113,7 +122,16 @@ fn a_pod_is_made_and_unmade_step_by_step() {
     desk.node.crictl(&["exec", "--sync", &container, "false"]).fails();
     assert_eq!(desk.ok(&["logs", &container]), "started");
     assert!(desk.ok(&["stats", &container]).contains(&container[..13]));
-    desk.ok(&["update", "--memory", "67108864", "--cpu-quota", "40000", "--cpu-period", "100000", &container]);
+    desk.ok(&[
+        "update",
+        "--memory",
+        "67108864",
+        "--cpu-quota",
+        "40000",
+        "--cpu-period",
+        "100000",
+        &container,
+    ]);
     let limits = &desk.json(&["inspect", &container])["status"]["resources"]["linux"];
     assert_eq!(limits["memoryLimitInBytes"], "67108864", "{limits}");
 
@@ -134,7 +152,8 @@ fn run_does_it_all_at_once_and_logs_follow() {
     let desk = Desk::new();
     desk.ok(&["pull", &desk.node.busybox()]);
     let pod_file = desk.pod_file("once");
-    let file = desk.container_file("counter", "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.05; done");
+    let file = desk
+        .container_file("counter", "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.05; done");
     let container = desk.ok(&["run", &file, &pod_file]);
     let followed = desk.ok(&["logs", "-f", &container]);
     let expected: Vec<String> = (0..30).map(|number| format!("line {number}")).collect();
@@ -150,7 +169,8 @@ fn exec_attached_streams_both_ways_and_passes_the_exit_code() {
     let (pod_file, file) = (desk.pod_file("streams"), desk.container_file("main", "exec sleep 1000"));
     let container = desk.ok(&["run", &file, &pod_file]);
     assert_eq!(desk.ok(&["exec", &container, "echo", "streamed"]), "streamed");
-    let mut command = desk.node.crictl_command(&["exec", "-i", &container, "sh", "-c", "cat; echo err >&2; exit 3"]);
+    let mut command =
+        desk.node.crictl_command(&["exec", "-i", &container, "sh", "-c", "cat; echo err >&2; exit 3"]);
     let said = e2e::command::run_with_input(&mut command, b"through stdin\n");
     assert_eq!(said.stdout, "through stdin\n");
     assert!(said.stderr.contains("err") && said.stderr.contains("exit code 3"), "{said:?}");
@@ -162,9 +182,11 @@ fn exec_attached_streams_both_ways_and_passes_the_exit_code() {
 fn attach_shows_what_is_written_from_then_on() {
     let desk = Desk::new();
     desk.ok(&["pull", &desk.node.busybox()]);
-    let (pod_file, file) = (desk.pod_file("attach"), desk.container_file("main", "while :; do echo tick; sleep 0.1; done"));
+    let (pod_file, file) =
+        (desk.pod_file("attach"), desk.container_file("main", "while :; do echo tick; sleep 0.1; done"));
     let container = desk.ok(&["run", &file, &pod_file]);
-    let mut attached = desk.node.crictl_command(&["attach", &container]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut attached =
+        desk.node.crictl_command(&["attach", &container]).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = attached.stdout.take().unwrap();
     let mut seen = [0; 10];
     stdout.read_exact(&mut seen).unwrap();
@@ -179,10 +201,12 @@ fn attach_shows_what_is_written_from_then_on() {
 fn a_forwarded_port_reaches_the_pod() {
     let desk = Desk::new();
     desk.ok(&["pull", &desk.node.busybox()]);
-    let (pod_file, file) = (desk.pod_file("forward"), desk.container_file("main", "exec httpd -f -p 127.0.0.1:80 -h /www"));
+    let (pod_file, file) =
+        (desk.pod_file("forward"), desk.container_file("main", "exec httpd -f -p 127.0.0.1:80 -h /www"));
     desk.ok(&["run", &file, &pod_file]);
     let pod = desk.json(&["pods", "-o", "json"])["items"][0]["id"].as_str().unwrap().to_string();
-    let mut forward = desk.node.crictl_command(&["port-forward", &pod, "10080:80"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut forward =
+        desk.node.crictl_command(&["port-forward", &pod, "10080:80"]).stdout(Stdio::null()).spawn().unwrap();
     let answer = eventually("the forwarded port answers", Duration::from_secs(15), || {
         let to = ([127, 0, 0, 1], 10080).into();
         let answer = desk.node.machine.on_its_network(|| e2e::http::request(to, "GET", "/", "", b""));

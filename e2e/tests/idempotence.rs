@@ -1,4 +1,5 @@
 //! The same request again is the same pod: never a second one, never "name is reserved".
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -21,7 +22,11 @@ fn a_retry_of_a_pod_gets_the_same_id_and_another_request_does_not() {
     let builder = node.pod("once");
     let pod = builder.clone().run();
     assert_eq!(builder.clone().run().id, pod.id);
-    let other = builder.clone().with(|config| config.hostname = "another".into()).try_run().expect_err("not the same");
+    let other = builder
+        .clone()
+        .with(|config| config.hostname = "another".into())
+        .try_run()
+        .expect_err("not the same");
     assert_eq!(other.code(), tonic::Code::AlreadyExists, "{other}");
     let next = builder.with(|config| config.metadata.as_mut().unwrap().attempt = 1).run();
     assert_ne!(next.id, pod.id, "the next attempt is a pod of its own");
@@ -66,7 +71,8 @@ fn a_client_that_hangs_up_aborts_nothing() {
     let mut client = node.cri().raw();
     let request = builder.request();
     e2e::cri::runtime().block_on(async {
-        let given_up = tokio::time::timeout(Duration::from_millis(300), client.run_pod_sandbox(request)).await;
+        let given_up =
+            tokio::time::timeout(Duration::from_millis(300), client.run_pod_sandbox(request)).await;
         assert!(given_up.is_err(), "the bridge takes a second: {given_up:?}");
     });
     let pod = builder.run();

@@ -1,4 +1,5 @@
 //! Images: pulled whole or not at all, from registries that behave and registries that do not.
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,10 @@ fn what_layers_hide_is_hidden_and_what_they_share_is_stored_once() {
     assert!(used_bytes(&node) - before < 500_000, "busybox's layers are shared");
     let pod = node.pod("hiding").run();
     let container = pod.container("c").image(&reference).idle().start();
-    assert_eq!(container.sh("ls /data; ls /www; stat -c %a /www/new; stat -c %a /tmp"), "b\nnew\n600\n1777\n");
+    assert_eq!(
+        container.sh("ls /data; ls /www; stat -c %a /www/new; stat -c %a /tmp"),
+        "b\nnew\n600\n1777\n"
+    );
     pod.remove();
     node.leaves_nothing();
 }
@@ -101,7 +105,8 @@ fn pulls_of_one_image_join_and_outlive_a_client_that_hangs_up() {
     node.config.plain_http(reference.split('/').next().unwrap());
 
     // One who hangs up at once; then two at the same time.
-    let request = || v1::PullImageRequest { image: Some(e2e::cri::image_spec(&reference)), ..Default::default() };
+    let request =
+        || v1::PullImageRequest { image: Some(e2e::cri::image_spec(&reference)), ..Default::default() };
     let mut client = node.cri().raw_images();
     e2e::cri::runtime().block_on(async {
         let _ = tokio::time::timeout(Duration::from_millis(200), client.pull_image(request())).await;

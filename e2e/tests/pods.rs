@@ -1,4 +1,5 @@
 //! Pods: what they share, what they are told, how they are reached.
+#![allow(clippy::unwrap_used)]
 
 use api::v1::{DnsConfig, NamespaceMode, PodSandboxState, PortMapping};
 use e2e::{Node, eventually};
@@ -11,7 +12,8 @@ fn two_containers_of_a_pod_talk_over_localhost_and_another_pod_by_its_address() 
     let server = web.container("server").command(&["httpd", "-f", "-p", "8080", "-h", "/www"]).start();
     let neighbour = web.container("neighbour").idle().start();
     eventually("the server listens", Duration::from_secs(10), || {
-        let got = neighbour.try_exec(&["wget", "-qO-", "http://127.0.0.1:8080/"], 10).map_err(|e| e.to_string())?;
+        let got =
+            neighbour.try_exec(&["wget", "-qO-", "http://127.0.0.1:8080/"], 10).map_err(|e| e.to_string())?;
         if got.stdout == b"hello from busybox\n" { Ok(()) } else { Err(format!("{got:?}")) }
     });
 
@@ -115,7 +117,9 @@ fn a_pod_has_its_hostname_dns_sysctls_and_shared_memory() {
     assert_eq!(two.sh("cat /dev/shm/note"), "shared\n");
     let kilobytes = two.sh("df -k /dev/shm | tail -n 1 | awk '{print $2}'");
     assert_eq!(kilobytes.trim(), "65536");
-    let ipc = |container: &e2e::Container<'_>| container.sh("readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts");
+    let ipc = |container: &e2e::Container<'_>| {
+        container.sh("readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts")
+    };
     assert_eq!(ipc(&one), ipc(&two));
     pod.remove();
     node.leaves_nothing();
@@ -199,7 +203,10 @@ fn what_makes_no_sense_is_refused_with_the_fields_name_before_anything_happens()
     refused(|config| config.metadata = None, "metadata");
     refused(|config| config.metadata.as_mut().unwrap().name.clear(), "name");
     refused(|config| config.metadata.as_mut().unwrap().uid.clear(), "uid");
-    refused(|config| drop(config.linux.as_mut().unwrap().sysctls.insert("vm.swappiness".into(), "1".into())), "vm.swappiness");
+    refused(
+        |config| drop(config.linux.as_mut().unwrap().sysctls.insert("vm.swappiness".into(), "1".into())),
+        "vm.swappiness",
+    );
     let status = node.pod("bad").handler("no-such-handler").try_run().expect_err("an unknown handler");
     assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
     assert!(status.message().contains("no-such-handler"), "{status}");

@@ -1,4 +1,5 @@
 //! The service goes and comes back; pods do not notice, and nothing is forgotten.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -111,7 +112,9 @@ fn a_pod_whose_shim_died_is_seen_and_can_be_removed() {
     let node = Node::start();
     let pod = node.pod("orphaned").run();
     let container = pod.container("c").idle().start();
-    node.machine.sh("kill -KILL $(pidof gantline-shim)");
+    let shims = node.processes(|command| command.contains("shim"));
+    assert_eq!(shims.len(), 1, "one shim a pod: {shims:?}");
+    node.machine.sh(&format!("kill -KILL {}", shims[0].pid));
     eventually("the death is noticed", Duration::from_secs(10), || {
         let state = container.status().state();
         if state == ContainerState::ContainerExited { Ok(()) } else { Err(format!("{state:?}")) }
@@ -148,11 +151,11 @@ fn make_and_unmake(node: &Node, thread: u32, serial: &AtomicU32) {
     let Ok(pod) = node.pod(&format!("load-{thread}-{number}")).try_run() else { return };
     if let Ok(container) = pod.container("c").idle().try_create()
         && container.try_start().is_ok()
-        && number % 2 == 0
+        && number.is_multiple_of(2)
     {
         let _ = container.try_stop(0);
     }
-    if number % 3 != 0 && pod.try_stop().is_ok() {
+    if !number.is_multiple_of(3) && pod.try_stop().is_ok() {
         let request = api::v1::RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
         let _ = node.cri().remove_pod_sandbox(request);
     }

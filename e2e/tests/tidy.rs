@@ -1,4 +1,5 @@
 //! The house rules that no compiler checks: edges between rooms, what the shim may link, how a module opens.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,10 +8,13 @@ use std::path::{Path, PathBuf};
 use e2e::command::{command, run};
 use serde_json::Value;
 
-/// Who may depend on whom, among the house's own crates. Drawn in docs/ARCHITECTURE.md; a new edge is a decision and
-/// wants an ADR.
+/// Who may depend on whom, among the house's own crates. Drawn in docs/ARCHITECTURE.md; a new edge is a
+/// decision and wants an ADR.
 const EDGES: &[(&str, &[&str])] = &[
-    ("gantline", &["api", "rpc", "pod", "image", "network", "shim-client", "telemetry", "model", "kernel", "store"]),
+    (
+        "gantline",
+        &["api", "rpc", "pod", "image", "network", "shim-client", "telemetry", "model", "kernel", "store"],
+    ),
     ("rpc", &["api", "pod", "image", "model", "telemetry"]),
     ("pod", &["image", "network", "shim-client", "kernel", "store", "telemetry", "model", "wire"]),
     ("image", &["kernel", "store", "telemetry", "model"]),
@@ -43,7 +47,12 @@ fn cargo(args: &[&str]) -> String {
 
 /// Every tracked file with one of the endings.
 fn files(endings: &[&str]) -> Vec<PathBuf> {
-    let listed = run(command("git").current_dir(house()).args(["ls-files", "--cached", "--others", "--exclude-standard"]));
+    let listed = run(command("git").current_dir(house()).args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]));
     let kept = |name: &&str| endings.iter().any(|ending| name.ends_with(ending));
     let paths: Vec<PathBuf> = listed.ok().lines().filter(kept).map(|name| house().join(name)).collect();
     paths.into_iter().filter(|path| path.exists()).collect()
@@ -93,7 +102,13 @@ fn the_shim_links_no_async_runtime_and_no_protocol() {
     let tree = cargo(&["tree", "-p", "gantline-shim", "-e", "normal", "--prefix", "none", "--locked"]);
     let crates: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(crates.contains("gantline-shim"), "cargo tree says: {tree}");
-    show(&NOT_IN_THE_SHIM.iter().filter(|name| crates.contains(**name)).map(|n| n.to_string()).collect::<Vec<_>>());
+    show(
+        &NOT_IN_THE_SHIM
+            .iter()
+            .filter(|name| crates.contains(**name))
+            .map(|n| n.to_string())
+            .collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -101,9 +116,10 @@ fn every_module_opens_with_what_it_is_for() {
     let opens_silently = |path: &PathBuf| {
         let text = fs::read_to_string(path).unwrap();
         // Inner attributes and the reason for length may stand before.
-        let first = text.lines().find(|line| !line.is_empty() && !line.starts_with("#!") && !line.starts_with("// "));
+        let first =
+            text.lines().find(|line| !line.is_empty() && !line.starts_with("#!") && !line.starts_with("// "));
         let said = first.and_then(|line| line.strip_prefix("//!")).map(str::trim);
-        !said.is_some_and(|words| words.len() > 3)
+        said.is_none_or(|words| words.len() <= 3)
     };
     // A tests.rs is its parent's: that says what it tests.
     let modules = files(&[".rs"]).into_iter().filter(|path| !path.ends_with("tests.rs"));
@@ -169,14 +185,19 @@ fn nothing_is_left_undone_in_the_sources() {
 fn no_package_registry_is_named() {
     let hosts = ["crates.io", "golang.org", "debian.org", "npmjs.org", "pypi.org"];
     // Import paths that are no places to fetch from, and the lock files' own form.
-    let fine = |line: &str| line.contains("golang.org/x/") || line.contains("github.com/rust-lang/crates.io-index");
+    let fine =
+        |line: &str| line.contains("golang.org/x/") || line.contains("github.com/rust-lang/crates.io-index");
     let mut complaints = Vec::new();
     for path in files(&[".rs", ".sh", "Makefile", ".yml", ".yaml", "run", "Dockerfile"]) {
         if short(&path) == "e2e/tests/tidy.rs" {
             continue;
         }
         for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
-            if hosts.iter().any(|host| line.contains(&format!("://{host}")) || line.contains(&format!(".{host}/"))) && !fine(line) {
+            if hosts
+                .iter()
+                .any(|host| line.contains(&format!("://{host}")) || line.contains(&format!(".{host}/")))
+                && !fine(line)
+            {
                 complaints.push(format!("{}:{}: {line}", short(&path), number + 1));
             }
         }

@@ -30,7 +30,7 @@ use crate::version::SpecVersion;
 use crate::watch::Watch;
 use crate::{
     Attach, Attached, IpPreference, NetworkError, NetworkStatus, POD_INTERFACE, PodNetwork, capability,
-    invoke, result,
+    invoke, orphan, result,
 };
 
 /// What the template becomes, in the configuration directory.
@@ -237,6 +237,13 @@ impl Inner {
     async fn pay(&self, pod: &PodId) -> Result<(), NetworkError> {
         let Some(owed) = self.journal.owed(pod).await? else { return Ok(()) };
         let list = recorded_list(pod, &owed)?;
+        if owed.result.is_none() {
+            let id = owed.container_id.clone();
+            let killed = blocking(move || orphan::sweep(&id)).await?;
+            if killed > 0 {
+                tracing::warn!(pod.id = %pod, killed, "killed CNI plugins that an interrupted ADD had left running");
+            }
+        }
         let result = self.cache.result(&owed).or_else(|| owed.result.clone());
         // A namespace that is gone took its interfaces along; plugins still have addresses and rules to free.
         let netns = namespace::is_pinned(&owed.netns).then_some(owed.netns.as_path());

@@ -22,6 +22,7 @@ mod invoke;
 mod journal;
 mod lo;
 pub mod netns;
+mod orphan;
 mod result;
 mod stats;
 mod template;

@@ -50,5 +50,5 @@ fn text(path: PathBuf) -> String {
 
 /// The directory whose files tell of a container's memory, for its shim.
 pub(crate) fn memory_dir(cgroup: &str) -> Option<PathBuf> {
-    kernel::cgroup::Hierarchy::detect().ok()?.group(cgroup).directory("memory").map(Path::to_owned)
+    kernel::cgroup::Hierarchy::detect().ok()?.group(Path::new(cgroup)).directory("memory")
 }

@@ -1,23 +1,16 @@
 //! What this node has, for specifications: gathered once at start.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use kernel::SysError;
+use kernel::cgroup::Hierarchy;
 
 use crate::spec::{CgroupVersion, HostFacts};
 
 /// Looks at the node.
 ///
 /// # Errors
-/// When the kernel does not tell what this process may do.
+/// When no cgroups are mounted, or the kernel does not tell what this process may do.
 pub(crate) fn facts() -> Result<HostFacts, SysError> {
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let version = if unified { CgroupVersion::V2 } else { CgroupVersion::V1 };
-    let swap = if unified {
-        Path::new("/sys/fs/cgroup/system.slice/memory.swap.max").exists() || Path::new("/proc/swaps").exists()
-    } else {
-        Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
-    };
-    HostFacts::gather(version, swap, BTreeSet::new(), false)
+    let hierarchy = Hierarchy::detect()?;
+    let version = if hierarchy.is_v2() { CgroupVersion::V2 } else { CgroupVersion::V1 };
+    HostFacts::gather(version, hierarchy.limits_swap(), hierarchy.hugepage_sizes(), false)
 }

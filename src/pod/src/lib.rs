@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod host;
 mod index;
+mod info;
 mod pods;
 mod queue;
 mod records;

@@ -4,6 +4,7 @@
 //! published. Reads never wait for work.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -151,7 +152,12 @@ impl Pods {
             created_at: now(),
             handler: handler.to_owned(),
             network: None,
-            cgroups_made: hierarchy.group(&cgroup).missing(),
+            cgroups_made: hierarchy
+                .group(Path::new(&cgroup))
+                .missing()
+                .iter()
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect(),
             cgroup_parent,
             cgroup,
         })

@@ -187,4 +187,6 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod runtime_tests;
+#[cfg(test)]
 mod tests;

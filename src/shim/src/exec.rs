@@ -57,12 +57,17 @@ impl Exec {
         self.kill_at = Some(now + KILL_AGAIN);
     }
 
+    /// Whether anybody has killed it: then nothing that it started may outlive it.
+    pub(crate) fn killed(&self) -> bool {
+        !self.tree.is_empty()
+    }
+
     /// Kills it when its time has come.
     pub(crate) fn expire(&mut self, now: Instant) {
         // While the runtime still starts it, the runtime's own deadline is the one that counts.
         if self.process.is_some() && self.kill_at.is_some_and(|at| now >= at) {
             // A kill that was asked for is no timeout.
-            self.timed_out |= self.tree.is_empty();
+            self.timed_out |= !self.killed();
             self.kill(now);
         }
     }

@@ -75,7 +75,7 @@ mod tests {
         }
         let line = format!("run --pod {id} --dir /d --exits /e --shared-pid");
         match parse(line.split_whitespace().map(OsString::from)) {
-            Ok(Command::Run(options)) => assert!(options.shared_pid && options.exits == PathBuf::from("/e")),
+            Ok(Command::Run(options)) => assert!(options.shared_pid && options.exits == *"/e"),
             other => panic!("{other:?}"),
         }
     }

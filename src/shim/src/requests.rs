@@ -12,8 +12,8 @@ use model::limits::OCI_RUNTIME_MAX;
 use model::{ContainerId, ExecId, UnixNanos};
 use rustix::fs::MemfdFlags;
 use wire::{
-    Event, ExecProcess, ExecStarted, Failure, FailureKind, HelloReply, KillContainer, KillExec, OciRuntime,
-    ReplyBody, RequestBody, RunContainer, Started, StateReply,
+    Event, ExecProcess, ExecStarted, Failure, FailureKind, HelloReply, KillContainer, KillExec, ReplyBody,
+    RequestBody, RunContainer, Started, StateReply,
 };
 
 use crate::attach::Client;
@@ -103,7 +103,7 @@ impl Server {
         args.extend(["--pid-file".into(), container.pid_file().into()]);
         let (theirs, stderr) = if spec.stdio.tty {
             let console = Console::listen(&spec.bundle, "console.sock").map_err(|e| failed(STAGE, &e))?;
-            args.extend(["--console-socket".into(), console.path().into()]);
+            args.extend(["--console-socket".into(), console.given().into()]);
             container.console = Some(console);
             let (ours, theirs) = stdio::words().map_err(|e| failed(STAGE, &e))?;
             (theirs, Some(ours))
@@ -174,16 +174,9 @@ impl Server {
 
     /// Removes what a failed run has left; its failure is told when that is done.
     fn undo(&mut self, id: &ContainerId, failure: Failure) {
-        let Some(container) = self.containers.get(id) else { return };
-        match self.start_delete(
-            container.spec.runtime.clone(),
-            id,
-            UNDO_MAX,
-            Purpose::Undo(id.clone(), failure),
-        ) {
-            Ok(()) => {}
-            Err((Purpose::Undo(id, failure), _)) => self.undone(&id, failure),
-            Err(_) => {}
+        if let Err(error) = self.start_delete(id, UNDO_MAX, Purpose::Undo(id.clone(), failure.clone())) {
+            note(format_args!("a failed start is not undone: {error}"));
+            self.undone(id, failure);
         }
     }
 
@@ -266,36 +259,17 @@ impl Server {
             return Some(Err(failure("delete", message, FailureKind::WrongState)));
         }
         container.about_to_kill();
-        let runtime = container.spec.runtime.clone();
-        match self.start_delete(runtime, id, OCI_RUNTIME_MAX, Purpose::Delete(id.clone(), asked)) {
-            Ok(()) => None,
-            Err((_, failure)) => Some(Err(failure)),
-        }
+        self.start_delete(id, OCI_RUNTIME_MAX, Purpose::Delete(id.clone(), asked)).err().map(Err)
     }
 
-    fn start_delete(
-        &mut self,
-        runtime: OciRuntime,
-        id: &ContainerId,
-        allowed: Duration,
-        purpose: Purpose,
-    ) -> Result<(), (Purpose, Failure)> {
-        let (ours, theirs) = match stdio::words() {
-            Ok(words) => words,
-            Err(e) => return Err((purpose, failed("runtime delete", &e))),
-        };
+    fn start_delete(&mut self, id: &ContainerId, allowed: Duration, purpose: Purpose) -> Result<(), Failure> {
+        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let (ours, theirs) = stdio::words().map_err(|e| failed("runtime delete", &e))?;
         let args = vec!["delete".into(), "--force".into(), id.to_string().into()];
         // The bundle may be gone by now; what it says is on standard error too.
         let log = "/dev/null".into();
-        let call = Call { runtime: &runtime, log, args, theirs, stderr: Some(ours), allowed };
-        // The purpose is needed for the answer when even the start fails.
-        let stand_in = match &purpose {
-            Purpose::Undo(id, failure) => Purpose::Undo(id.clone(), failure.clone()),
-            Purpose::Delete(id, asked) => Purpose::Delete(id.clone(), *asked),
-            Purpose::Create(id) | Purpose::Start(id) => Purpose::Start(id.clone()),
-            Purpose::Exec(exec) => Purpose::Exec(exec.clone()),
-        };
-        let (pid, job) = call.start(purpose).map_err(|failure| (stand_in, failure))?;
+        let call = Call { runtime: &container.spec.runtime, log, args, theirs, stderr: Some(ours), allowed };
+        let (pid, job) = call.start(purpose)?;
         self.jobs.insert(pid, job);
         Ok(())
     }
@@ -343,7 +317,7 @@ impl Server {
         let (theirs, stderr) = if exec.tty {
             let console =
                 Console::listen(bundle, &format!("exec-{short}.sock")).map_err(|e| failed(STAGE, &e))?;
-            args.extend(["--console-socket".into(), console.path().into()]);
+            args.extend(["--console-socket".into(), console.given().into()]);
             entry.console = Some(console);
             let (ours, theirs) = stdio::words().map_err(|e| failed(STAGE, &e))?;
             (theirs, Some(ours))
@@ -392,8 +366,8 @@ impl Server {
 
     fn exec_exited(&mut self, id: &ExecId, exit: Exit) {
         if let Some(mut exec) = self.execs.remove(id) {
-            if exec.timed_out {
-                // Its process is dead, and what it had started must not outlive the timeout either.
+            if exec.killed() {
+                // Its process is dead, and what it had started must not outlive the kill either.
                 exec.kill(Instant::now());
             }
             self.tell(&Event::ExecExited { exec: id.clone(), code: exit.code, timed_out: exec.timed_out });

@@ -122,7 +122,7 @@ impl Console {
     }
 
     /// What the runtime is told.
-    pub(crate) fn path(&self) -> &Path {
+    pub(crate) fn given(&self) -> &Path {
         &self.short
     }
 

@@ -15,16 +15,19 @@ const PASSES_MAX: usize = 8;
 /// What has left by a double fork belongs to the container's pid 1 by now and is not found.
 pub(crate) fn kill(roots: &mut BTreeSet<u32>) {
     let table = || process::table().unwrap_or_default();
-    // First they are stopped, parents before children, so that nothing forks away between two passes.
+    // First they are stopped, and the table is read again until it shows nobody new: what one of them forked
+    // before it stopped is found, and a stopped one forks no more.
+    let mut stopped = BTreeSet::new();
     for _ in 0..PASSES_MAX {
         let members = members(&table(), roots);
-        let new: Vec<u32> = members.difference(roots).copied().collect();
-        for pid in if new.is_empty() { &[][..] } else { &new } {
-            let _ = kernel::pidfd::signal(*pid, SIGSTOP);
-        }
         roots.extend(&members);
+        let new: Vec<u32> = members.difference(&stopped).copied().collect();
         if new.is_empty() {
             break;
+        }
+        for pid in new {
+            let _ = kernel::pidfd::signal(pid, SIGSTOP);
+            stopped.insert(pid);
         }
     }
     for process in table() {

@@ -8,12 +8,13 @@ use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{Driver, Product, Request, Waiter};
 use crate::bundle;
 use crate::cgroups;
 use crate::config::CgroupDriver;
-use crate::ending::Ending;
+use crate::ending::{Ending, kill_cgroup};
 use crate::error::{Cause, PodError};
 use crate::queue::Job;
 use crate::records::ContainerRecord;
@@ -187,6 +188,7 @@ impl Driver {
         let config = Arc::clone(&self.host.sandboxes.config);
         let (handler, oci) = config.handler(&self.record.handler)?;
         let record = self.containers.get_mut(&id).ok_or_else(not_found)?;
+        let cgroup = record.cgroup.clone();
         record.phase = ContainerPhase::Starting;
         let run = RunContainer {
             container: id.clone(),
@@ -218,11 +220,16 @@ impl Driver {
         let (host, container) = (Arc::clone(&self.host), id.clone());
         self.spawn(Job::Start(id.clone()), async move {
             let _timed = host.sandboxes.stages.time("oci_run");
-            let started = bundle::prepare_log(&run).await;
-            let started = match started {
+            let started = match bundle::prepare_log(&run).await {
                 Ok(()) => shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e)),
                 Err(error) => Err(error),
             };
+            if started.is_err()
+                && let Err(error) = kill_cgroup(&container, &cgroup).await
+            {
+                // An answer that never came may have been "started".
+                warn!(container.id = container.short(), error = model::chain(&error), "kill what may have started");
+            }
             Product::Started(started)
         });
         Ok(Job::Start(id))
@@ -291,7 +298,7 @@ impl Driver {
         self.spawn(Job::Reap(id), async move {
             // What fails here is tried again by the removal, which reports it.
             if let Err(error) = bundle::clear(&host.bundles, shim.as_ref(), &container).await {
-                tracing::warn!(container.id = container.short(), error = model::chain(&error), "not cleared away yet");
+                warn!(container.id = container.short(), error = model::chain(&error), "not cleared away yet");
             }
             Product::Reaped
         });

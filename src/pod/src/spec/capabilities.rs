@@ -134,7 +134,8 @@ mod tests {
         let all: Vec<&str> = NAMES.into_iter().filter(|name| *name != "SYS_RESOURCE").collect();
         let all = all.join(" ");
         let without_kill = all.replace(" KILL", "");
-        let rows: [(&[&str], &[&str], &[&str], &str, &str); 10] = [
+        type Names = &'static [&'static str];
+        let rows: [(Names, Names, Names, &str, &str); 10] = [
             (&[], &[], &[], DEFAULTS, ""),
             (&["NET_RAW"], &[], &[], DEFAULTS, ""),
             (&["sys_time"], &["ALL"], &[], "SYS_TIME", ""),

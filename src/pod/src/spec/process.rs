@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn variables_are_ordered_and_collapse() {
         let path = format!("PATH={PATH}");
-        let rows: [(&[&str], &[(&str, &str)], bool, &[&str]); 7] = [
+        type Pairs = &'static [(&'static str, &'static str)];
+        let rows: [(&[&str], Pairs, bool, &[&str]); 7] = [
             (&[], &[], false, &[&path, "HOSTNAME=web"]),
             (&[], &[], true, &[&path, "TERM=xterm", "HOSTNAME=web"]),
             (&["PATH=/bin"], &[], false, &["PATH=/bin", "HOSTNAME=web"]),
