@@ -102,22 +102,20 @@ impl Node {
         Self::builder().start()
     }
 
-    /// A node that the test wants different. With `GANTLINE_E2E_PEER=containerd` in the environment it is one
-    /// of containerd: what fails there too is likely the test's fault.
+    /// A node that the test wants different.
     #[track_caller]
     pub fn builder() -> NodeBuilder {
-        let machine = Machine::boot();
-        let config = Config::new(&machine, "gantline");
-        let programs = std::env::var_os("GANTLINE_E2E_PEER").is_none().then(Programs::dev);
-        NodeBuilder { programs, machine, config }
+        Self::builder_with(Programs::dev)
     }
 
-    /// As [`builder`](Self::builder), with the programs of another build.
+    /// As [`builder`](Self::builder), with the programs of another build. With `GANTLINE_E2E_PEER=containerd` in
+    /// the environment it is a node of containerd: what fails there too is likely the test's fault.
     #[track_caller]
     pub fn builder_with(programs: impl FnOnce() -> Programs) -> NodeBuilder {
         let machine = Machine::boot();
         let config = Config::new(&machine, "gantline");
-        NodeBuilder { programs: Some(programs()), machine, config }
+        let programs = std::env::var_os("GANTLINE_E2E_PEER").is_none().then(programs);
+        NodeBuilder { programs, machine, config }
     }
 
     /// A node of any CRI service, which runs.
@@ -331,8 +329,14 @@ impl Node {
         };
         add("process", named(leftovers::processes(machine.number, &spared)));
         add("zombie", self.service_pid().map(|pid| named(leftovers::zombies_of(pid))).unwrap_or_default());
-        let mounts = leftovers::mounts(machine);
-        add("mount", mounts.into_iter().filter(|mount| !self.mounts_before.contains(mount)).collect());
+        // One by one, so that a mount upon a mount counts.
+        let mut mounts = leftovers::mounts(machine);
+        for before in &self.mounts_before {
+            if let Some(at) = mounts.iter().position(|mount| mount == before) {
+                mounts.remove(at);
+            }
+        }
+        add("mount", mounts);
         let groups = leftovers::cgroups(machine.number, machine.holder(), false);
         add("cgroup", groups.iter().map(|group| group.display().to_string()).collect());
         add("link", leftovers::links(machine));
