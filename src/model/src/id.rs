@@ -80,6 +80,13 @@ macro_rules! hex_id {
             }
         }
 
+        // Sound: the derived order, equality and hash of a newtype over String are those of its str.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl AsRef<std::path::Path> for $name {
             fn as_ref(&self) -> &std::path::Path {
                 self.0.as_ref()

@@ -1,0 +1,146 @@
+//! How this node runs pods: what the daemon's configuration says to this room.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use model::{ContainerId, PodId};
+
+use crate::error::PodError;
+pub use crate::spec::cgroups_path::CgroupDriver;
+use crate::spec::{self, Defaults, SeccompDefault};
+
+/// How this node runs pods. Validated by the daemon before it gets here.
+#[derive(Clone, Debug)]
+pub struct PodsConfig {
+    /// What survives a reboot: `/var/lib/gantline`.
+    pub root: PathBuf,
+    /// What does not: `/run/gantline`.
+    pub state: PathBuf,
+    /// Where network namespaces are pinned: `/run/netns`.
+    pub netns_dir: PathBuf,
+    /// OCI runtimes by the name that RuntimeClass handlers have.
+    pub handlers: BTreeMap<String, OciHandler>,
+    /// The one that an empty handler means.
+    pub default_handler: String,
+    /// Who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// Below which pods without a cgroup_parent live, a cgroupfs path: `/gantline`.
+    pub cgroup_parent: String,
+    /// One CRI log line before it is split, bytes.
+    pub log_line_bytes_max: usize,
+    /// What a container may use where the request does not say.
+    pub defaults: ContainerDefaults,
+}
+
+/// What a container gets where the request does not say.
+#[derive(Clone, Debug)]
+pub struct ContainerDefaults {
+    /// Capability names without `CAP_`.
+    pub capabilities: Vec<String>,
+    /// Whether a container without a seccomp profile gets `RuntimeDefault` instead of none.
+    pub seccomp_when_unset: bool,
+    /// A file to use as `RuntimeDefault` instead of the built-in profile.
+    pub seccomp_profile: Option<PathBuf>,
+    /// Whether ports below 1024 need no capability in a pod's network.
+    pub unprivileged_ports: bool,
+    /// Whether ping needs no capability in a pod's network.
+    pub unprivileged_icmp: bool,
+    /// Resource limits of processes: name (`RLIMIT_NOFILE`), soft, hard.
+    pub rlimits: Vec<(String, u64, u64)>,
+}
+
+/// An OCI runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OciHandler {
+    /// Its executable.
+    pub binary: PathBuf,
+}
+
+impl PodsConfig {
+    /// The same in the words of the specification's builder.
+    pub(crate) fn spec_defaults(&self) -> Defaults {
+        let defaults = &self.defaults;
+        let rlimit = |(kind, soft, hard): &(String, u64, u64)| spec::oci::Rlimit {
+            kind: kind.clone(),
+            soft: *soft,
+            hard: *hard,
+        };
+        Defaults {
+            capabilities: defaults.capabilities.clone(),
+            seccomp_unset: if defaults.seccomp_when_unset {
+                SeccompDefault::RuntimeDefault
+            } else {
+                SeccompDefault::Unconfined
+            },
+            rlimits: defaults.rlimits.iter().map(rlimit).collect(),
+            own_directories: vec![self.root.clone(), self.state.clone()],
+            ..Defaults::default()
+        }
+    }
+
+    /// A handler by the name that a request gives; an empty name is the default.
+    pub(crate) fn handler(&self, name: &str) -> Result<(String, &OciHandler), PodError> {
+        let name = if name.is_empty() { &self.default_handler } else { name };
+        match self.handlers.get(name) {
+            Some(handler) => Ok((name.to_owned(), handler)),
+            None => Err(PodError::UnknownHandler {
+                name: name.to_owned(),
+                known: self.handlers.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    pub(crate) fn pod_dir(&self, pod: &PodId) -> PathBuf {
+        self.state.join("pods").join(pod)
+    }
+
+    pub(crate) fn bundle(&self, container: &ContainerId) -> PathBuf {
+        self.state.join("containers").join(container)
+    }
+
+    pub(crate) fn runtime_root(&self, handler: &str) -> PathBuf {
+        self.state.join("runtimes").join(handler)
+    }
+
+    pub(crate) fn netns(&self, pod: &PodId) -> PathBuf {
+        // 32 digits are unique enough, and file names in listings stay short.
+        self.netns_dir.join(format!("gantline-{}", &pod.as_str()[..32]))
+    }
+}
+
+/// The files and pins of one pod below its directory.
+pub(crate) struct PodPaths(PathBuf);
+
+impl PodPaths {
+    pub(crate) fn new(config: &PodsConfig, pod: &PodId) -> Self {
+        Self(config.pod_dir(pod))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn ipc(&self) -> PathBuf {
+        self.0.join("ipc")
+    }
+
+    pub(crate) fn uts(&self) -> PathBuf {
+        self.0.join("uts")
+    }
+
+    pub(crate) fn shm(&self) -> PathBuf {
+        self.0.join("shm")
+    }
+
+    pub(crate) fn resolv_conf(&self) -> PathBuf {
+        self.0.join("resolv.conf")
+    }
+
+    pub(crate) fn hostname(&self) -> PathBuf {
+        self.0.join("hostname")
+    }
+
+    pub(crate) fn hosts(&self) -> PathBuf {
+        self.0.join("hosts")
+    }
+}

@@ -1,0 +1,172 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use model::{ContainerId, ExecId, Signal};
+
+use super::*;
+use crate::*;
+
+fn container() -> ContainerId {
+    ContainerId::from_bytes([7; 32])
+}
+
+fn requests() -> Vec<RequestBody> {
+    let exec = ExecId::from_bytes([9; 32]);
+    vec![
+        RequestBody::Hello,
+        RequestBody::Run(Box::new(RunContainer {
+            container: container(),
+            bundle: PathBuf::from("/run/b"),
+            runtime: OciRuntime {
+                binary: "/usr/bin/crun".into(),
+                systemd_cgroup: true,
+                ..OciRuntime::default()
+            },
+            stdio: StdioSpec { tty: true, stdin: true, stdin_once: false },
+            log: Some(LogTarget { path: "/var/log/x".into(), line_bytes_max: 16384 }),
+            memory_cgroup: None,
+            deadline_ms: 1000,
+        })),
+        RequestBody::Kill(KillContainer { container: container(), signal: Signal::TERM, all: true }),
+        RequestBody::Delete { container: container() },
+        RequestBody::Exec(ExecProcess {
+            exec: exec.clone(),
+            container: container(),
+            tty: false,
+            timeout: Some(Duration::from_millis(1500)),
+            stdin: false,
+            stdout: true,
+            stderr: true,
+        }),
+        RequestBody::KillExec(KillExec { exec, signal: Signal::KILL }),
+        RequestBody::Attach(Attach { container: container(), stdin: true, stdout: true, stderr: false }),
+        RequestBody::Resize(Resize { container: container(), width: 80, height: 24 }),
+        RequestBody::CloseStdin { container: container() },
+        RequestBody::ReopenLog { container: container() },
+        RequestBody::State,
+        RequestBody::Shutdown,
+    ]
+}
+
+fn record() -> ExitRecord {
+    ExitRecord {
+        version: VERSION,
+        container: container(),
+        pid: 4,
+        code: 137,
+        signal: Some(9),
+        oom: true,
+        started_at_ns: 1,
+        finished_at_ns: i64::MAX,
+        log_bytes_dropped: u64::MAX,
+    }
+}
+
+fn frames() -> Vec<Frame> {
+    let mut frames: Vec<Frame> =
+        requests().into_iter().zip(1..).map(|(body, seq)| Frame::Request(Request { seq, body })).collect();
+    let started = Started { pid: 3, started_at_ns: 5 };
+    let states = [Phase::Starting, Phase::Running(started.clone()), Phase::Exited(record())]
+        .map(|phase| ContainerState { container: container(), phase });
+    for body in [
+        ReplyBody::Hello(HelloReply { version: 1, pid: 2, pod_init: Some(3) }),
+        ReplyBody::Started(started),
+        ReplyBody::ExecStarted(ExecStarted { pid: 8 }),
+        ReplyBody::State(StateReply { pod_init: None, containers: states.to_vec() }),
+        ReplyBody::Done,
+    ] {
+        frames.push(Frame::Reply(Reply { seq: u64::MAX, outcome: Ok(body) }));
+    }
+    let failure =
+        Failure { stage: "runtime create".into(), message: "no".into(), kind: FailureKind::Deadline };
+    frames.push(Frame::Reply(Reply { seq: 1, outcome: Err(failure) }));
+    frames.push(Frame::Event(Event::Exited { container: container(), record: record() }));
+    frames.push(Frame::Event(Event::ExecExited {
+        exec: ExecId::from_bytes([1; 32]),
+        code: -1,
+        timed_out: true,
+    }));
+    frames.push(Frame::Event(Event::Oom { container: container() }));
+    frames.push(Frame::Event(Event::PodInitExited));
+    frames
+}
+
+fn raw(kind: u8, body: &str) -> Vec<u8> {
+    let mut bytes = vec![b'G', b'T', VERSION, kind];
+    bytes.extend_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
+    bytes.extend_from_slice(body.as_bytes());
+    bytes
+}
+
+#[test]
+fn every_frame_reads_back_as_it_was_written() {
+    for frame in frames() {
+        assert_eq!(Frame::decode(&frame.encode().unwrap()).unwrap(), frame);
+    }
+}
+
+#[test]
+fn a_cut_or_padded_frame_is_refused_at_every_length() {
+    for frame in frames() {
+        let bytes = frame.encode().unwrap();
+        for length in 0..bytes.len() {
+            assert!(Frame::decode(&bytes[..length]).is_err(), "{frame:?} cut to {length}");
+        }
+        let padded = [bytes.as_slice(), b" "].concat();
+        assert!(matches!(Frame::decode(&padded), Err(DecodeError::Length { .. })));
+    }
+}
+
+#[test]
+fn a_changed_byte_never_panics_and_the_header_guards_itself() {
+    for frame in frames() {
+        let bytes = frame.encode().unwrap();
+        for at in 0..bytes.len() {
+            for change in [0x01, 0x20, 0x80, 0xff] {
+                let mut bad = bytes.clone();
+                bad[at] ^= change;
+                let decoded = Frame::decode(&bad);
+                assert!(at >= HEADER_BYTES || at == 3 || decoded.is_err(), "header byte {at} of {frame:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_known_is_named() {
+    let mut future = raw(1, r#"{"seq":1,"kind":"hello"}"#);
+    future[2] = 9;
+    assert!(matches!(Frame::decode(&future), Err(DecodeError::Version(9))));
+    assert!(matches!(Frame::decode(&raw(9, "{}")), Err(DecodeError::Type(9))));
+    match Frame::decode(&raw(1, r#"{"seq":77,"kind":"teleport","body":{"to":1}}"#)) {
+        Err(DecodeError::UnknownKind { seq: 77, kind }) => assert_eq!(kind, "teleport"),
+        other => panic!("{other:?}"),
+    }
+    let unknown_event = Frame::decode(&raw(3, r#"{"kind":"sunrise","body":{}}"#));
+    assert!(matches!(unknown_event, Err(DecodeError::UnknownKind { seq: 0, .. })));
+    let bad_body = Frame::decode(&raw(1, r#"{"seq":5,"kind":"delete","body":{"container":"../.."}}"#));
+    assert!(matches!(bad_body, Err(DecodeError::Body { seq: 5, .. })), "{bad_body:?}");
+}
+
+#[test]
+fn fields_and_failure_kinds_of_a_newer_side_are_taken() {
+    let id = container();
+    let newer = raw(
+        1,
+        &format!(r#"{{"seq":2,"kind":"delete","since":3,"body":{{"container":"{id}","how":"softly"}}}}"#),
+    );
+    let expected = Request { seq: 2, body: RequestBody::Delete { container: id } };
+    assert_eq!(Frame::decode(&newer).unwrap(), Frame::Request(expected));
+    let newer = raw(2, r#"{"seq":2,"outcome":{"Err":{"stage":"s","message":"m","kind":"eclipse"}}}"#);
+    match Frame::decode(&newer).unwrap() {
+        Frame::Reply(Reply { outcome: Err(failure), .. }) => assert_eq!(failure.kind, FailureKind::Internal),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_frame_over_the_bound_is_not_sent() {
+    let failure = Failure { stage: String::new(), message: "x".repeat(200_000), kind: FailureKind::Busy };
+    let frame = Frame::Reply(Reply { seq: 1, outcome: Err(failure) });
+    assert!(matches!(frame.encode(), Err(EncodeError::TooLarge(n)) if n > 200_000));
+}

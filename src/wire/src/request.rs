@@ -1,0 +1,183 @@
+//! What the service asks of a shim.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use model::{ContainerId, ExecId, Signal};
+use serde::{Deserialize, Serialize};
+
+/// A request; its reply carries the same number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the service, unique on its connection, never 0.
+    pub seq: u64,
+    /// What is asked.
+    #[serde(flatten)]
+    pub body: RequestBody,
+}
+
+/// Everything that a shim can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "body", rename_all = "snake_case")]
+pub enum RequestBody {
+    /// Who are you? Answered by `Hello`.
+    Hello,
+    /// Create and start a container. Answered by `Started` once its process runs.
+    Run(Box<RunContainer>),
+    /// Signal a container. Answered by `Done`; with `all` once every process of it is gone.
+    Kill(KillContainer),
+    /// Remove what the OCI runtime keeps of a container, killing it if need be. Of an absent one: `Done`.
+    Delete {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Start a process in a running container. File descriptors: the OCI Process as JSON in a memfd, then
+    /// those of stdin, stdout and stderr that are marked present. Answered by `ExecStarted`.
+    Exec(ExecProcess),
+    /// Signal an exec's process, or with SIGKILL its whole subtree.
+    KillExec(KillExec),
+    /// Copy output from now on to the given file descriptors, and one of them to standard input.
+    Attach(Attach),
+    /// Change the size of a container's terminal.
+    Resize(Resize),
+    /// Close a container's standard input.
+    CloseStdin {
+        /// Whose.
+        container: ContainerId,
+    },
+    /// Write to a new file at the log's path. Answered once it exists.
+    ReopenLog {
+        /// Whose.
+        container: ContainerId,
+    },
+    /// Say everything you hold. Answered by `State`.
+    State,
+    /// End; refused while a container runs.
+    Shutdown,
+}
+
+/// How an OCI runtime is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OciRuntime {
+    /// The program, absolute.
+    pub binary: PathBuf,
+    /// Its `--root`, where it keeps the state of its containers.
+    pub root: PathBuf,
+    /// Pass `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+    /// Further global arguments, before the command.
+    pub args: Vec<String>,
+}
+
+/// What a container's standard streams are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StdioSpec {
+    /// A terminal; its output is logged as stdout.
+    pub tty: bool,
+    /// Standard input stays open for attached clients; otherwise it is /dev/null.
+    pub stdin: bool,
+    /// Standard input is closed when the first attached client leaves.
+    pub stdin_once: bool,
+}
+
+/// Where a container's output is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTarget {
+    /// The log file, in CRI's format; its directory exists.
+    pub path: PathBuf,
+    /// A longer line is split with the tag P, bytes.
+    pub line_bytes_max: usize,
+}
+
+/// A container to create and start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunContainer {
+    /// Its id, for the OCI runtime too.
+    pub container: ContainerId,
+    /// The OCI bundle: config.json and the root file system, mounted.
+    pub bundle: PathBuf,
+    /// What creates it.
+    pub runtime: OciRuntime,
+    /// Its standard streams; `tty` agrees with the bundle's `process.terminal`.
+    pub stdio: StdioSpec,
+    /// `None`: output is drained and discarded.
+    pub log: Option<LogTarget>,
+    /// The directory of its memory cgroup (v1) or its cgroup (v2): for OOM and for killing everything.
+    pub memory_cgroup: Option<PathBuf>,
+    /// How long all invocations of the OCI runtime may take together, milliseconds.
+    pub deadline_ms: u64,
+}
+
+/// A signal for a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillContainer {
+    /// Which.
+    pub container: ContainerId,
+    /// What it gets.
+    pub signal: Signal,
+    /// Every process of it, not only the first.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// A process to start in a running container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecProcess {
+    /// Its id.
+    pub exec: ExecId,
+    /// Where.
+    pub container: ContainerId,
+    /// With a terminal, whose master goes back with the reply; agrees with the process's `terminal`.
+    #[serde(default)]
+    pub tty: bool,
+    /// After this, its whole subtree is killed.
+    #[serde(default)]
+    pub timeout: Option<Duration>,
+    /// Whether a file descriptor for standard input follows.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether one for standard output follows.
+    #[serde(default)]
+    pub stdout: bool,
+    /// Whether one for standard error follows.
+    #[serde(default)]
+    pub stderr: bool,
+}
+
+/// A signal for an exec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillExec {
+    /// Which.
+    pub exec: ExecId,
+    /// SIGKILL takes the whole subtree.
+    pub signal: Signal,
+}
+
+/// A client that attaches to a container's streams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// To which.
+    pub container: ContainerId,
+    /// Whether a file descriptor to read standard input from follows.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether one to write standard output to follows.
+    #[serde(default)]
+    pub stdout: bool,
+    /// Whether one to write standard error to follows.
+    #[serde(default)]
+    pub stderr: bool,
+}
+
+/// A terminal's new size, in characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    /// Whose.
+    pub container: ContainerId,
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
