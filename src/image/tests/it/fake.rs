@@ -208,7 +208,6 @@ impl Registry {
             }
         };
         let body = match (cut, hang) {
-            (None, false) => whole(rest),
             (Some(at), _) => {
                 let broken = std::io::Error::other("as told");
                 let frames = [Ok(Frame::data(rest.slice(..at))), Err(broken)];
@@ -219,7 +218,7 @@ impl Registry {
                 });
                 BodyExt::boxed(StreamBody::new(Box::pin(Shared(Mutex::new(Box::pin(frames))))))
             }
-            (None, true) => {
+            (None, true) if blob.len() >= 2000 => {
                 let first = Ok(Frame::data(rest.slice(..rest.len() / 2)));
                 let frames = stream::unfold(Some(first), async |first| match first {
                     Some(first) => Some((first, None)),
@@ -227,6 +226,7 @@ impl Registry {
                 });
                 BodyExt::boxed(StreamBody::new(Box::pin(Shared(Mutex::new(Box::pin(frames))))))
             }
+            (None, _) => whole(rest),
         };
         answer.body(body).unwrap()
     }
