@@ -37,6 +37,14 @@ fn run(program: &Path, args: &[&str]) {
     assert!(output.status.success(), "{program:?} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A certificate for 127.0.0.1 that signed itself, as people make them.
+fn certify(openssl: &Path, key: &Path, certificate: &Path) {
+    let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
+    let kind = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
+    let subject = ["-subj", "/CN=registry.test", "-addext", "subjectAltName=IP:127.0.0.1"];
+    run(openssl, &[&kind[..], &subject[..], &["-keyout", &key, "-out", &certificate]].concat());
+}
+
 /// A registry on a port of its own, with TLS where a certificate is given. `None`: not installed.
 async fn registry(tls: bool) -> Option<RealRegistry> {
     let (Some(program), Some(_)) = (installed("docker-registry"), installed("skopeo")) else {
@@ -55,11 +63,9 @@ async fn registry(tls: bool) -> Option<RealRegistry> {
             println!("skipped: openssl is not installed");
             return None;
         };
-        let subject = ["-subj", "/CN=registry.test", "-addext", "subjectAltName=IP:127.0.0.1"];
-        let (key, cert) = (format!("{at}/key.pem"), format!("{at}/cert.pem"));
-        let basic =
-            ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", &key, "-out", &cert];
-        run(&openssl, &[&basic[..], &subject[..]].concat());
+        let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
+        certify(&openssl, &key, &cert);
+        let (key, cert) = (key.display(), cert.display());
         config += &format!("  tls:\n    certificate: {cert}\n    key: {key}\n");
     }
     fs::write(dir.path().join("config.yml"), config).unwrap();
@@ -148,10 +154,13 @@ async fn a_private_authority_is_trusted_only_when_it_is_configured() {
     let hosts = root.path().join("certs.d").join(&registry.address);
     fs::create_dir_all(&hosts).unwrap();
     let certificate = registry.dir.path().join("cert.pem");
+    let other = registry.dir.path().join("other.pem");
+    certify(&installed("openssl").unwrap(), &registry.dir.path().join("other.key"), &other);
     let own = format!("server = \"https://{}\"\n", registry.address);
     for (more, trusted) in [
         (String::new(), false),
         (format!("ca = \"{}\"\n", certificate.display()), true),
+        (format!("ca = \"{}\"\n", other.display()), false),
         ("skip_verify = true\n".to_owned(), true),
     ] {
         fs::write(hosts.join("hosts.toml"), format!("{own}{more}")).unwrap();
