@@ -47,19 +47,16 @@ pub(crate) struct Tls {
 /// The hosts for a registry's images, in the order to ask them; the registry itself is the last.
 pub(crate) fn hosts_for(domain: &str, config_dirs: &[PathBuf]) -> Result<Vec<Host>, RegistryError> {
     let candidates = directory_names(domain);
-    let dirs = config_dirs.iter().flat_map(|base| candidates.iter().map(move |name| base.join(name)));
-    for dir in dirs.filter(|dir| dir.is_dir()) {
-        let file = dir.join("hosts.toml");
-        match fs::read_to_string(&file) {
-            Ok(text) => return from_toml(domain, &text, &file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let tls = certificates_in(&dir)?;
-                return Ok(vec![Host { tls, ..upstream(domain) }]);
-            }
-            Err(error) => return Err(RegistryError::Configuration { path: file, why: error.to_string() }),
+    let mut dirs = config_dirs.iter().flat_map(|base| candidates.iter().map(move |name| base.join(name)));
+    let Some(dir) = dirs.find(|dir| dir.is_dir()) else { return Ok(vec![upstream(domain)]) };
+    let file = dir.join("hosts.toml");
+    match fs::read_to_string(&file) {
+        Ok(text) => from_toml(domain, &text, &file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(vec![Host { tls: certificates_in(&dir)?, ..upstream(domain) }])
         }
+        Err(error) => Err(RegistryError::Configuration { path: file, why: error.to_string() }),
     }
-    Ok(vec![upstream(domain)])
 }
 
 /// A colon is no part of a file's name everywhere, so `host_port_` comes before `host:port`.
