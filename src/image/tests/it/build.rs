@@ -94,18 +94,17 @@ impl Built {
     }
 }
 
+/// A layer's tar, and how it is compressed.
+pub(crate) type Layer = (Vec<u8>, fn(&[u8]) -> Vec<u8>);
+
 /// An image of these layers, each compressed as told.
-pub(crate) fn image(layers: &[(Vec<u8>, fn(&[u8]) -> Vec<u8>)], docker: bool) -> Built {
+pub(crate) fn image(layers: &[Layer], docker: bool) -> Built {
     let diff_ids: Vec<_> = layers.iter().map(|(tar, _)| digest(tar)).collect();
     build(layers, diff_ids, docker)
 }
 
 /// As [`image`], with a configuration that says these diff ids.
-pub(crate) fn build(
-    layers: &[(Vec<u8>, fn(&[u8]) -> Vec<u8>)],
-    diff_ids: Vec<String>,
-    docker: bool,
-) -> Built {
+pub(crate) fn build(layers: &[Layer], diff_ids: Vec<String>, docker: bool) -> Built {
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = serde_json::json!({
         "architecture": arch, "os": "linux",
