@@ -206,7 +206,7 @@ impl Inner {
         known(&network).ok_or_else(|| NetworkError::NotReady { why: why() })
     }
 
-    /// Everything of an attachment that follows the record of its DEL.
+    /// An attachment from the record of its DEL on.
     async fn connect(
         &self,
         request: &Attach,
@@ -214,18 +214,25 @@ impl Inner {
         owed: &Owed,
     ) -> Result<Attached, NetworkError> {
         let netns = request.netns.clone();
-        blocking(move || crate::lo_up(&netns)).await?.map_err(|source| NetworkError::Host {
+        // Both wait for the disk or the kernel, and neither for the other.
+        let (journaled, up) = tokio::join!(
+            self.journal.owe(&request.pod, owed.clone()),
+            blocking(move || crate::lo_up(&netns))
+        );
+        journaled?;
+        up?.map_err(|source| NetworkError::Host {
             attempt: "bring up the pod's loopback interface",
             source,
         })?;
         let result = self.chain.add(list, owed).await?;
-        let mut attached = owed.clone();
-        attached.result = Some(result.clone());
+        let attached = Owed { result: Some(result.clone()), ..owed.clone() };
         let (cache, cached, of) = (Arc::clone(&self.cache), attached.clone(), result.clone());
-        blocking(move || cache.write(&cached, &of))
-            .await?
-            .map_err(|source| NetworkError::Host { attempt: "write the CNI result cache", source })?;
-        self.journal.owe(&request.pod, attached).await?;
+        let (written, journaled) = tokio::join!(
+            blocking(move || cache.write(&cached, &of)),
+            self.journal.owe(&request.pod, attached)
+        );
+        written?.map_err(|source| NetworkError::Host { attempt: "write the CNI result cache", source })?;
+        journaled?;
         let ips = result::addresses(&result, POD_INTERFACE, self.config.ip_preference);
         if ips.is_empty() {
             return Err(NetworkError::NoAddress { network: list.name.clone(), interface: POD_INTERFACE });
@@ -313,7 +320,6 @@ impl PodNetwork for Cni {
             capabilities,
             result: None,
         };
-        inner.journal.owe(pod, owed.clone()).await?;
         let first = match inner.connect(request, &list, &owed).await {
             Ok(attached) => return Ok(attached),
             Err(first) => first,
