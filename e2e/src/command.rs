@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-/// A command with nothing on standard input; the harness wants the caller's environment, which the service's own
-/// rule (`kernel::process::command`) withholds.
+/// A command with nothing on standard input; the harness wants the caller's environment, which the service's
+/// own rule (`kernel::process::command`) withholds.
 #[allow(clippy::disallowed_methods)]
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);

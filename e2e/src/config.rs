@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::machine::Machine;
 use crate::programs::Programs;
-use crate::registry::{self};
+use crate::registry;
 
-/// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the machine's.
+/// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the
+/// machine's.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `--root`.
@@ -34,8 +35,8 @@ pub struct Config {
     pub logs: PathBuf,
     /// The OCI runtimes by handler name; the first is the default.
     pub runtimes: Vec<(String, PathBuf)>,
-    /// The port of the streaming server on loopback, and of metrics: the network is the machine's own, so any will do.
-    pub metrics: String,
+    /// How long a CNI plugin may take.
+    pub plugin_timeout: String,
     /// More lines for the end of the service's file: whole tables.
     pub more: String,
 }
@@ -56,7 +57,7 @@ impl Config {
             certs: dir.join("certs.d"),
             logs: dir.join("logs"),
             runtimes: vec![("crun".into(), crate::programs::installed("crun"))],
-            metrics: String::new(),
+            plugin_timeout: "20s".into(),
             more: String::new(),
         }
     }
@@ -70,7 +71,8 @@ impl Config {
         self.plain_http(&format!("127.0.0.1:{}", registry::PORT));
     }
 
-    /// The conflist of the tests: bridge with masquerading and addresses of the machine's subnet, and port mapping.
+    /// The conflist of the tests: bridge with masquerading and addresses of the machine's subnet, and port
+    /// mapping.
     pub fn network(&self, machine: &Machine) -> Value {
         let subnet = machine.subnet();
         json!({"cniVersion": "1.0.0", "name": "e2e", "plugins": [
@@ -93,7 +95,9 @@ impl Config {
     pub fn plain_http(&self, host: &str) {
         let dir = self.certs.join(host);
         fs::create_dir_all(&dir).expect("make a registry host's directory");
-        let text = format!("server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+        let text = format!(
+            "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+        );
         fs::write(dir.join("hosts.toml"), text).expect("write hosts.toml");
     }
 
@@ -106,16 +110,25 @@ impl Config {
             .map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n"))
             .collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
-        let metrics = match self.metrics.as_str() {
-            "" => String::new(),
-            address => format!("[metrics]\naddress = {address:?}\n"),
-        };
+        let Self { root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, more, .. } = self;
+        let shim = &programs.shim;
         format!(
-            "root = {:?}\nstate = {:?}\n[server]\nsocket = {:?}\n[shim]\npath = {:?}\n[runtime]\ndefault = {default:?}\n\
-             {runtimes}[cni]\nconf_dir = {:?}\nbin_dirs = {bins:?}\ncache_dir = {:?}\n[network]\nnetns_dir = {:?}\n\
-             [image]\nregistry_hosts = {:?}\n{metrics}{}",
-            self.root, self.state, self.socket, programs.shim, self.cni_conf, self.cni_cache, self.netns, self.certs,
-            self.more,
+            r#"root = {root:?}
+state = {state:?}
+default_runtime = {default:?}
+[server]
+socket = {socket:?}
+[images]
+certs_d = [{certs:?}]
+[network]
+conf_dir = {cni_conf:?}
+bin_dirs = {bins:?}
+cache_dir = {cni_cache:?}
+netns_dir = {netns:?}
+plugin_timeout = {plugin_timeout:?}
+[pods]
+shim = {shim:?}
+{runtimes}{more}"#
         )
     }
 }

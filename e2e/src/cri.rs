@@ -57,7 +57,8 @@ impl Cri {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         };
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(connect));
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(connect));
         let max = 16 * 1024 * 1024;
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(max),

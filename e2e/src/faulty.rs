@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::machine::Machine;
 use crate::registry::Registry;
 
-/// What the proxy does to answers of more than [`LARGE`] bytes (layers); smaller ones (manifests, configs) pass.
+/// What the proxy does to answers of more than [`LARGE`] bytes (layers); smaller ones (manifests, configs)
+/// pass.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// None: bytes pass, and are counted.
@@ -20,6 +21,12 @@ pub enum Fault {
         bytes: usize,
         /// How many answers are cut.
         times: usize,
+    },
+    /// The connection ends after so many bytes of the first such answer, and from then on nothing is answered
+    /// at all.
+    GoneAfter {
+        /// Bytes passed before the end.
+        bytes: usize,
     },
     /// One byte of an answer is another.
     FlipByte {
@@ -57,6 +64,11 @@ impl Proxy {
                     if stopping.load(Ordering::Relaxed) {
                         return;
                     }
+                    let gone =
+                        matches!(fault, Fault::GoneAfter { .. }) && counting.load(Ordering::Relaxed) > 0;
+                    if gone {
+                        continue;
+                    }
                     let counting = Arc::clone(&counting);
                     std::thread::spawn(move || serve(client, fault, &counting));
                 }
@@ -85,8 +97,8 @@ impl Proxy {
     }
 }
 
-/// Passes one connection's bytes both ways. The request goes up with `Connection: close`, so that one connection carries
-/// one answer and the count of bytes is the answer's.
+/// Passes one connection's bytes both ways. The request goes up with `Connection: close`, so that one
+/// connection carries one answer and the count of bytes is the answer's.
 fn serve(client: TcpStream, fault: Fault, large_answers: &AtomicUsize) -> Option<()> {
     let upstream = TcpStream::connect(Registry::address()).ok()?;
     let head = read_head(&client)?;
@@ -104,12 +116,16 @@ fn serve(client: TcpStream, fault: Fault, large_answers: &AtomicUsize) -> Option
         passed += count;
         if before <= LARGE && passed > LARGE {
             let nth = large_answers.fetch_add(1, Ordering::Relaxed);
-            if let Fault::CutAfter { bytes, times } = fault {
-                cut = (nth < times).then_some(bytes.max(LARGE));
-            }
+            cut = match fault {
+                Fault::CutAfter { bytes, times } if nth < times => Some(bytes.max(LARGE)),
+                Fault::GoneAfter { bytes } => Some(bytes.max(LARGE)),
+                _ => None,
+            };
         }
         match fault {
-            Fault::FlipByte { at } if (before..passed).contains(&at) && passed > LARGE => buffer[at - before] ^= 1,
+            Fault::FlipByte { at } if (before..passed).contains(&at) && passed > LARGE => {
+                buffer[at - before] ^= 1
+            }
             Fault::Slow(pause) => std::thread::sleep(pause),
             _ => {}
         }

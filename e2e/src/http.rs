@@ -77,9 +77,13 @@ mod tests {
     #[test]
     fn an_answer_is_read_plain_or_chunked() {
         let plain = parse(b"HTTP/1.1 202 Accepted\r\nLocation: /x\r\n\r\nbody").unwrap();
-        assert_eq!((plain.status, plain.header("location"), &plain.body[..]), (202, Some("/x"), &b"body"[..]));
+        assert_eq!(
+            (plain.status, plain.header("location"), &plain.body[..]),
+            (202, Some("/x"), &b"body"[..])
+        );
         let chunked =
-            parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n").unwrap();
+            parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n")
+                .unwrap();
         assert_eq!(chunked.body, b"abcd");
         assert!(parse(b"rubbish").is_none());
     }

@@ -1,6 +1,7 @@
 //! Test images, built in Rust from Debian's dynamic busybox: OCI layouts held in memory.
 //!
-//! Dynamic, because Debian's static busybox runs its applets inside the shell, where a masked /bin/ls still "works".
+//! Dynamic, because Debian's static busybox runs its applets inside the shell, where a masked /bin/ls still
+//! "works".
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -53,9 +54,11 @@ impl Image {
             "mediaType": media::MANIFEST, "digest": manifest, "size": self.manifest.len(),
             "annotations": {"org.opencontainers.image.ref.name": name},
         }]});
-        let mut tree = Tree::default()
-            .file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)
-            .file("index.json", 0o644, index.to_string().as_bytes());
+        let mut tree = Tree::default().file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#).file(
+            "index.json",
+            0o644,
+            index.to_string().as_bytes(),
+        );
         let blobs = self.blobs.iter().map(|(digest, bytes)| (digest.as_str(), bytes));
         for (digest, bytes) in blobs.chain([(manifest.as_str(), &self.manifest)]) {
             tree = tree.file(&format!("blobs/{}", digest.replace(':', "/")), 0o644, bytes);

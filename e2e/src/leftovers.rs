@@ -1,7 +1,8 @@
-//! What is still on a machine that should be gone: the promise of a runtime that cleans up, looked at from outside.
+//! What is still on a machine that should be gone: the promise of a runtime that cleans up, looked at from
+//! outside.
 //!
-//! Each kind of thing is one function that lists what is there; a node asserts that all lists are empty when its pods
-//! are removed. Nothing here asks the service.
+//! Each kind of thing is one function that lists what is there; a node asserts that all lists are empty when
+//! its pods are removed. Nothing here asks the service.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -45,7 +46,9 @@ pub fn zombies_of(parent: u32) -> Vec<Process> {
 /// Direct children of this very process: what the harness itself started.
 pub fn own_children() -> Vec<u32> {
     let own = format!("PPid:\t{}\n", std::process::id());
-    pids().filter(|pid| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains(&own))).collect()
+    pids()
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains(&own)))
+        .collect()
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -62,8 +65,8 @@ fn describe(pid: u32) -> Process {
     Process { pid, command }
 }
 
-/// The machine's cgroups in every hierarchy that its `holder` process has mounted, deepest first; its own parent among
-/// them when `with_parent`.
+/// The machine's cgroups in every hierarchy that its `holder` process has mounted, deepest first; its own
+/// parent among them when `with_parent`.
 pub fn cgroups(number: u8, holder: u32, with_parent: bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for hierarchy in hierarchies(holder) {
@@ -82,7 +85,8 @@ pub fn cgroups(number: u8, holder: u32, with_parent: bool) -> Vec<PathBuf> {
 fn hierarchies(of: u32) -> BTreeSet<PathBuf> {
     let table = fs::read_to_string(format!("/proc/{of}/mountinfo")).unwrap_or_default();
     let is_cgroup = |line: &&str| {
-        line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with("cgroup ") || rest.starts_with("cgroup2 "))
+        line.split_once(" - ")
+            .is_some_and(|(_, rest)| rest.starts_with("cgroup ") || rest.starts_with("cgroup2 "))
     };
     let points = table.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4));
     points.map(|point| PathBuf::from(format!("/proc/{of}/root{point}"))).collect()
@@ -107,7 +111,8 @@ pub fn mounts(machine: &Machine) -> Vec<String> {
     table.lines().filter_map(show).collect()
 }
 
-/// Network devices other than `lo` and the bridges, which the reference bridge plugin leaves for the next pod.
+/// Network devices other than `lo` and the bridges, which the reference bridge plugin leaves for the next
+/// pod.
 pub fn links(machine: &Machine) -> Vec<String> {
     let all = machine.sh("ip -o link show");
     let bridges = machine.sh("ip -o link show type bridge");
@@ -115,8 +120,8 @@ pub fn links(machine: &Machine) -> Vec<String> {
     all.lines().filter(kept).map(str::to_string).collect()
 }
 
-/// Packet filter rules that name an address of a pod or a pod's chain. The portmap plugin's three top-level chains stay,
-/// empty, as it means them to.
+/// Packet filter rules that name an address of a pod or a pod's chain. The portmap plugin's three top-level
+/// chains stay, empty, as it means them to.
 pub fn rules(machine: &Machine) -> Vec<String> {
     let subnet = format!("{}.", machine.subnet());
     let saved = machine.sh("iptables-save; nft list ruleset 2>/dev/null");
@@ -132,7 +137,10 @@ pub fn rules(machine: &Machine) -> Vec<String> {
 pub fn entries(dir: &Path, kept: &[&str]) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| !kept.contains(&name.as_str())).map(|name| dir.join(name).display().to_string()).collect()
+    names
+        .filter(|name| !kept.contains(&name.as_str()))
+        .map(|name| dir.join(name).display().to_string())
+        .collect()
 }
 
 /// Addresses that the host-local plugin holds reserved, under its data directory.

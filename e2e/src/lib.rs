@@ -11,9 +11,9 @@
 //! node.leaves_nothing();
 //! ```
 //!
-//! Each node is a [`Machine`]: a mount and a network namespace of its own, so that tests run beside each other and
-//! beside a real node, and what they forget goes away with the namespaces. This crate must never know the
-//! service's inside: it speaks CRI, runs programs, and looks at the kernel.
+//! Each node is a [`Machine`]: a mount and a network namespace of its own, so that tests run beside each
+//! other and beside a real node, and what they forget goes away with the namespaces. This crate must never
+//! know the service's inside: it speaks CRI, runs programs, and looks at the kernel.
 
 pub mod bench;
 pub mod command;
@@ -30,6 +30,7 @@ pub mod peer;
 pub mod plugin;
 pub mod pod;
 pub mod programs;
+pub mod random;
 pub mod registry;
 pub mod wait;
 

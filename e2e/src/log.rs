@@ -33,7 +33,9 @@ impl Log {
     pub fn lines(&self) -> Vec<Line> {
         let bytes = std::fs::read(&self.path).unwrap_or_else(|e| panic!("read {}: {e}", self.path.display()));
         let text = String::from_utf8_lossy(&bytes);
-        text.lines().map(|line| parse(line).unwrap_or_else(|| panic!("not a CRI log line: {line:?}"))).collect()
+        text.lines()
+            .map(|line| parse(line).unwrap_or_else(|| panic!("not a CRI log line: {line:?}")))
+            .collect()
     }
 
     /// What the container wrote on both streams, put together again.

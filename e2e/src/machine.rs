@@ -1,10 +1,11 @@
-//! A machine of one's own: a mount and a network namespace held open by a child, a directory, a cgroup parent.
+//! A machine of one's own: a mount and a network namespace held open by a child, a directory, a cgroup
+//! parent.
 //!
-//! Its `/` is a shared mount as a real node's is, its `/run` is empty, its network has only `lo`, and its number
-//! makes its subnet. What runs in it is started with `nsenter`. The child that holds the namespaces open reads a pipe
-//! whose other end is ours: however the harness ends, the namespaces go. What namespaces do not take along (processes,
-//! cgroups, the directory) is removed on drop; and whatever a killed harness left, the next one sweeps, for the lock of
-//! a dead one's machine is free.
+//! Its `/` is a shared mount as a real node's is, its `/run` is empty, its network has only `lo`, and its
+//! number makes its subnet. What runs in it is started with `nsenter`. The child that holds the namespaces
+//! open reads a pipe whose other end is ours: however the harness ends, the namespaces go. What namespaces do
+//! not take along (processes, cgroups, the directory) is removed on drop; and whatever a killed harness left,
+//! the next one sweeps, for the lock of a dead one's machine is free.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead as _, BufReader};
@@ -22,8 +23,8 @@ const BASE: &str = "/var/tmp/gantline-e2e";
 /// More machines at once than any test run makes; each number is the third byte of a subnet.
 const MACHINES_MAX: u8 = 250;
 
-/// What makes the namespaces a machine. crun refuses a hybrid cgroup layout whose v2 hierarchy holds a controller: where
-/// that is hugetlb alone, mounting its v1 hierarchy takes it away from there.
+/// What makes the namespaces a machine. crun refuses a hybrid cgroup layout whose v2 hierarchy holds a
+/// controller: where that is hugetlb alone, mounting its v1 hierarchy takes it away from there.
 const BOOT: &str = r#"
 set -e
 mount --make-rshared /
@@ -51,10 +52,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A new machine. Under another user than root this says so and ends the test program: nothing here can run.
+    /// A new machine. Under another user than root this says so and ends the test program: nothing here can
+    /// run.
     #[track_caller]
     #[allow(clippy::print_stderr)]
-    pub fn new() -> Self {
+    pub fn boot() -> Self {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: namespaces, mounts and cgroups need root");
             std::process::exit(0);
@@ -125,8 +127,8 @@ impl Machine {
         crate::command::run(self.command("/bin/sh").args(["-c", line])).ok()
     }
 
-    /// Runs `work` on a thread of its own in the machine's network namespace; sockets made there stay in it, and so do
-    /// threads that it starts.
+    /// Runs `work` on a thread of its own in the machine's network namespace; sockets made there stay in it,
+    /// and so do threads that it starts.
     #[track_caller]
     pub fn on_its_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let ns = File::open(format!("/proc/{}/ns/net", self.holder.id())).expect("open the machine's netns");
@@ -156,6 +158,18 @@ impl Machine {
     pub(crate) fn holder(&self) -> u32 {
         self.holder.id()
     }
+}
+
+/// Numbers of machines that nobody living holds and that yet left a directory, a process or a cgroup.
+pub fn forgotten() -> Vec<u8> {
+    let is_forgotten = |number: &u8| {
+        let there = dir_of(*number).exists()
+            || !leftovers::cgroups(*number, std::process::id(), true).is_empty()
+            || !leftovers::processes(*number, &[]).is_empty();
+        // Only what is there is worth the lock; a living one's lock is taken.
+        there && (!Path::new(BASE).exists() || try_claim(*number).is_some())
+    };
+    (1..=MACHINES_MAX).filter(is_forgotten).collect()
 }
 
 impl Drop for Machine {
@@ -192,7 +206,8 @@ fn try_claim(number: u8) -> Option<File> {
         Err(TryLockError::Error(error)) => panic!("lock machine {number}: {error}"),
     }
     // Another may have removed the file between our open and our lock: then the lock is worth nothing.
-    let same = fs::metadata(lock_path(number)).is_ok_and(|now| lock.metadata().is_ok_and(|own| own.ino() == now.ino()));
+    let same = fs::metadata(lock_path(number))
+        .is_ok_and(|now| lock.metadata().is_ok_and(|own| own.ino() == now.ino()));
     same.then_some(lock)
 }
 

@@ -1,5 +1,5 @@
-//! containerd as a node of the same harness: what Gantline is measured against, on the same machine with the same
-//! registry, CNI plugins and OCI runtime.
+//! containerd as a node of the same harness: what Gantline is measured against, on the same machine with the
+//! same registry, CNI plugins and OCI runtime.
 
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,18 @@ use crate::node::{Launch, Node};
 use crate::programs::{installed, target_dir, tool};
 use crate::registry::Registry;
 
-/// Starts a node of containerd with `runc`; its pause image is a static program of a few lines, as the real one is.
+/// Starts a node of containerd with `runc`; its pause image is a static program of a few lines, as the real
+/// one is.
 #[track_caller]
 pub fn containerd(runc: &Path) -> Node {
-    let machine = Machine::new();
-    let mut config = Config::new(&machine, "containerd");
+    let machine = Machine::boot();
+    let config = Config::new(&machine, "containerd");
+    containerd_on(machine, config, runc)
+}
+
+/// As [`containerd`], on a machine with a configuration that the caller made.
+#[track_caller]
+pub fn containerd_on(machine: Machine, mut config: Config, runc: &Path) -> Node {
     config.socket = config.state.join("containerd.sock");
     config.runtimes = vec![("runc".into(), runc.into())];
     config.write(&machine);
@@ -25,7 +32,8 @@ pub fn containerd(runc: &Path) -> Node {
     let program = tool("containerd");
     let argv = [program.as_os_str(), "--config".as_ref(), file.as_os_str()];
     let argv = argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let path = format!("{}:{}", target_dir().join("tools").display(), std::env::var("PATH").unwrap_or_default());
+    let path =
+        format!("{}:{}", target_dir().join("tools").display(), std::env::var("PATH").unwrap_or_default());
     let node = Node::launch(machine, config, Launch { argv, env: vec![("PATH".into(), path)] });
     node.push(&pause(&node.machine.dir()), "pause:1");
     node

@@ -196,7 +196,9 @@ impl<'n> ContainerBuilder<'n> {
 
     /// A change of its security context.
     pub fn security(self, change: impl FnOnce(&mut v1::LinuxContainerSecurityContext)) -> Self {
-        self.with(|config| change(config.linux.get_or_insert_default().security_context.get_or_insert_default()))
+        self.with(|config| {
+            change(config.linux.get_or_insert_default().security_context.get_or_insert_default())
+        })
     }
 
     /// A change of its resources.

@@ -20,7 +20,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// What the tests run: `$GANTLINE` or the dev build; `$GANTLINE_SHIM` or the shim as `make build` leaves it.
+    /// What the tests run: `$GANTLINE` or the dev build; `$GANTLINE_SHIM` or the shim as `make build` leaves
+    /// it.
     #[track_caller]
     pub fn dev() -> Self {
         Self::of("debug")
@@ -60,6 +61,7 @@ pub fn tool(name: &str) -> PathBuf {
 pub fn installed(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let beside = ["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from);
-    let found = std::env::split_paths(&path).chain(beside).map(|dir| dir.join(name)).find(|path| path.exists());
+    let found =
+        std::env::split_paths(&path).chain(beside).map(|dir| dir.join(name)).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("{name} is not installed; run `e2e/setup.sh`"))
 }

@@ -19,7 +19,7 @@ build() {
         return
     fi
     echo "tools: building $program"
-    (cd "$here/$module" && GOFLAGS=-mod=mod go build -trimpath -o "$out/$program.new" "$@" "$package")
+    (cd "$here/$module" && GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o "$out/$program.new" "$@" "$package")
     mv "$out/$program.new" "$out/$program"
     echo "$stamp" >"$out/$program.stamp"
 }

@@ -368,7 +368,8 @@ mod tests {
     fn a_layer_dies_with_its_last_holder() {
         let mut index = Index::new(vec![]);
         let digest = Digest::sha256([7; 32]);
-        let layer = Layer { record: LayerRecord { bytes: 10, inodes: 2, implicit: vec![] }, recorded: true };
+        let layer =
+            Layer { record: LayerRecord { bytes: 10, inodes: 2, ..Default::default() }, recorded: true };
         index.hold(std::slice::from_ref(&digest));
         index.add_layer(digest.clone(), layer);
         index.add_image(&id(1), &config(), &record(&["localhost/a:1"], &[], &[7]));

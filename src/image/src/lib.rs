@@ -9,6 +9,7 @@
 mod config;
 mod counters;
 mod credentials;
+mod disk;
 mod gc;
 mod image;
 mod images;
@@ -19,6 +20,7 @@ mod progress;
 mod pull;
 mod records;
 mod snapshot;
+mod unpack;
 
 pub use config::ImageConfig;
 pub use counters::Counters;

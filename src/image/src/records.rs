@@ -28,8 +28,12 @@ pub(crate) struct LayerRecord {
     pub(crate) bytes: u64,
     /// Files, directories and all else.
     pub(crate) inodes: u64,
-    /// Directories that the archive did not list but put something into, base first.
+    /// Directories that the archive did not list but put something into, sorted.
     pub(crate) implicit: Vec<String>,
+    /// Whether the archive says who owns the root directory.
+    pub(crate) explicit_root: bool,
+    /// Whether the archive hides everything below it.
+    pub(crate) opaque_root: bool,
 }
 
 /// Who may use which layer directories, whatever becomes of the image they came with.

@@ -1,5 +1,6 @@
 //! How a running container is ended: its signal, its grace, then everything it has left.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,17 +96,7 @@ impl Ending {
                 }
             }
         }
-        let cgroup = self.cgroup.clone();
-        let killed = tokio::task::spawn_blocking(move || Hierarchy::detect()?.group(&cgroup).kill()).await;
-        match killed {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(PodError::ContainerStep {
-                step: "kill the cgroup",
-                container: self.container.clone(),
-                source: Cause::host(error),
-            }),
-            Err(_) => Err(PodError::Stopping),
-        }
+        kill_cgroup(&self.container, &self.cgroup).await
     }
 
     /// Resolves when the driver has published that the container no longer runs.
@@ -118,5 +109,20 @@ impl Ending {
         };
         // The channel closes with the driver, which ends only when the pod is gone.
         let _ = self.view.wait_for(|view| !runs(view)).await;
+    }
+}
+
+/// Kills whatever is in a container's cgroup, without its shim. An absent cgroup is success.
+pub(crate) async fn kill_cgroup(container: &ContainerId, cgroup: &str) -> Result<(), PodError> {
+    let cgroup = cgroup.to_owned();
+    let killed = tokio::task::spawn_blocking(move || Hierarchy::detect()?.group(Path::new(&cgroup)).kill()).await;
+    match killed {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(PodError::ContainerStep {
+            step: "kill the cgroup",
+            container: container.clone(),
+            source: Cause::host(error),
+        }),
+        Err(_) => Err(PodError::Stopping),
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use model::limits::{EXEC_SYNC_DRAIN_MAX, EXEC_SYNC_OUTPUT_BYTES_MAX};
+use model::limits::{EXEC_SYNC_DRAIN_MAX, EXEC_SYNC_OUTPUT_BYTES_MAX, PORT_DIAL_MAX};
 use model::{ContainerId, ExecId, PodId};
 use shim_client::{ExecExit, ExecFds, ExecProcess, Shim};
 use tokio::io::AsyncReadExt as _;
@@ -203,11 +203,8 @@ impl Pods {
         }
         let step = |source| PodError::PodStep { step: "forward a port", pod: id.clone(), source };
         let netns = view.pod.netns.clone();
-        let dialed = tokio::task::spawn_blocking(move || network::dial(netns.as_deref(), port)).await;
-        let stream = match dialed {
-            Ok(dialed) => dialed.map_err(|e| step(Cause::new(e)))?,
-            Err(_) => return Err(PodError::Stopping),
-        };
+        let dialed = network::dial(netns.as_deref(), port, PORT_DIAL_MAX).await;
+        let stream = dialed.map_err(|e| step(Cause::new(e)))?;
         tokio::net::TcpStream::from_std(stream).map_err(|e| step(Cause::host(e)))
     }
 }
@@ -222,7 +219,8 @@ async fn process(bundle: &Path, command: Vec<String>, tty: bool) -> Result<serde
     let bytes = tokio::fs::read(&path).await;
     let bytes = bytes.map_err(|e| Cause::host(kernel::SysError::path("read", &path, e)))?;
     let spec: Spec = serde_json::from_slice(&bytes).map_err(Cause::host)?;
-    serde_json::to_value(spec::exec_process(&spec, command, tty)).map_err(Cause::host)
+    let process = spec::exec_process(&spec, &command, tty).map_err(Cause::new)?;
+    serde_json::to_value(process).map_err(Cause::host)
 }
 
 fn pipe_fds() -> Result<(OwnedFd, OwnedFd), Cause> {

@@ -4,6 +4,7 @@
 //! published. Reads never wait for work.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -139,7 +140,8 @@ impl Pods {
 
     fn new_record(&self, id: &PodId, config: &Arc<PodConfig>, handler: &str) -> Result<PodRecord, PodError> {
         let node = &self.host.sandboxes.config;
-        let cgroup = cgroups::pod_cgroup(config, id, node).map_err(|e| PodError::Invalid {
+        let cgroup_parent = cgroups::parent(id, config, node);
+        let cgroup = cgroups::pod_cgroup(&cgroup_parent, node.cgroup_driver).map_err(|e| PodError::Invalid {
             field: "config.linux.cgroup_parent",
             why: model::chain(&e),
         })?;
@@ -150,7 +152,13 @@ impl Pods {
             created_at: now(),
             handler: handler.to_owned(),
             network: None,
-            cgroups_made: hierarchy.group(&cgroup).missing(),
+            cgroups_made: hierarchy
+                .group(Path::new(&cgroup))
+                .missing()
+                .iter()
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect(),
+            cgroup_parent,
             cgroup,
         })
     }

@@ -9,4 +9,6 @@ mod log;
 mod metrics;
 
 pub use log::{LogConfig, LogError, LogFormat, LogHandle, init, log_panics};
-pub use metrics::{CONTENT_TYPE, Counter, CounterBy, Metrics, Operation, Operations, Stages, Timer};
+pub use metrics::{
+    CONTENT_TYPE, Counter, CounterBy, Level, LevelBy, Metrics, Operation, Operations, Stages, Timer,
+};

@@ -37,8 +37,22 @@ pub struct Metrics {
     pub cni_errors: CounterBy,
     /// Bytes received from registries.
     pub pull_bytes: Counter,
+    /// Pulls by outcome: `ok`, `failed`.
+    pub pulls: CounterBy,
+    /// Layers that pulls needed by where they came from: `pulled`, `reused`.
+    pub layers: CounterBy,
+    /// Requests to registries that were tried again.
+    pub registry_retries: Counter,
     /// Container output that could not be written to its log file, bytes.
     pub log_dropped_bytes: Counter,
+    /// Pods by state: `ready`, `not_ready`.
+    pub pods: LevelBy,
+    /// Containers by state: `running`, `other`.
+    pub containers: LevelBy,
+    /// Images that are listed.
+    pub images: Level,
+    /// What layers take on disk, bytes.
+    pub image_bytes: Level,
     recovery: Gauge<f64, AtomicU64>,
 }
 
@@ -63,6 +77,24 @@ impl Metrics {
             Unit::Bytes,
             log_dropped_bytes.0.clone(),
         );
+        let pulls = CounterBy::new("outcome");
+        registry.register("pulls", "Pulls by outcome", pulls.0.clone());
+        let layers = CounterBy::new("origin");
+        registry.register("layers", "Layers that pulls needed, by where they came from", layers.0.clone());
+        let registry_retries = Counter::default();
+        registry.register(
+            "registry_retries",
+            "Requests to registries that were tried again",
+            registry_retries.0.clone(),
+        );
+        let pods = LevelBy::new("state");
+        registry.register("pods", "Pods by state", pods.0.clone());
+        let containers = LevelBy::new("state");
+        registry.register("containers", "Containers by state", containers.0.clone());
+        let images = Level::default();
+        registry.register("images", "Images that are listed", images.0.clone());
+        let image_bytes = Level::default();
+        registry.register_with_unit("image", "What layers take on disk", Unit::Bytes, image_bytes.0.clone());
         let recovery = Gauge::default();
         registry.register_with_unit(
             "recovery_duration",
@@ -75,7 +107,22 @@ impl Metrics {
             "The version that is running",
             Info::new([("version", env!("CARGO_PKG_VERSION")), ("arch", std::env::consts::ARCH)]),
         );
-        Arc::new(Self { registry, operations, stages, cni_errors, pull_bytes, log_dropped_bytes, recovery })
+        Arc::new(Self {
+            registry,
+            operations,
+            stages,
+            cni_errors,
+            pull_bytes,
+            pulls,
+            layers,
+            registry_retries,
+            log_dropped_bytes,
+            pods,
+            containers,
+            images,
+            image_bytes,
+            recovery,
+        })
     }
 
     /// Notes how long the service took at start to take over what was running.
@@ -102,6 +149,11 @@ impl Counter {
         self.0.inc_by(amount);
     }
 
+    /// Follows a number that is counted elsewhere; one that went back is left out. Call it from one place.
+    pub fn reach(&self, total: u64) {
+        self.0.inc_by(total.saturating_sub(self.0.get()));
+    }
+
     /// What was added since the service started.
     pub fn get(&self) -> u64 {
         self.0.get()
@@ -120,6 +172,39 @@ impl CounterBy {
     /// Adds one to the counter of `value`. Values must come from a small set: each makes a time series.
     pub fn increment(&self, value: &str) {
         self.0.get_or_create(&[(self.1, value.to_owned())]).inc();
+    }
+
+    /// As [`Counter::reach`], for the counter of `value`.
+    pub fn reach(&self, value: &str, total: u64) {
+        let counter = self.0.get_or_create(&[(self.1, value.to_owned())]);
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Clone, Default)]
+pub struct Level(Gauge);
+
+impl Level {
+    /// What it is now.
+    pub fn set(&self, value: usize) {
+        self.0.set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+}
+
+/// Numbers that go up and down, one for each value of a label.
+#[derive(Clone)]
+pub struct LevelBy(Family<[(&'static str, String); 1], Gauge>, &'static str);
+
+impl LevelBy {
+    fn new(label: &'static str) -> Self {
+        Self(Family::default(), label)
+    }
+
+    /// What the number of `value` is now.
+    pub fn set(&self, value: &str, level: usize) {
+        let level = i64::try_from(level).unwrap_or(i64::MAX);
+        self.0.get_or_create(&[(self.1, value.to_owned())]).set(level);
     }
 }
 
@@ -247,6 +332,15 @@ mod tests {
         metrics.stages.observe("netns", Duration::from_millis(3));
         metrics.cni_errors.increment("bridge");
         metrics.pull_bytes.add(1024);
+        metrics.pull_bytes.reach(2048);
+        metrics.pull_bytes.reach(512);
+        metrics.pulls.reach("ok", 3);
+        metrics.layers.reach("reused", 9);
+        metrics.registry_retries.reach(1);
+        metrics.pods.set("ready", 4);
+        metrics.containers.set("running", 8);
+        metrics.images.set(2);
+        metrics.image_bytes.set(4096);
         metrics.log_dropped_bytes.add(7);
         metrics.recovered_in(Duration::from_millis(250));
         let text = metrics.encode();
@@ -258,7 +352,14 @@ mod tests {
             "gantline_stage_duration_seconds_bucket{le=\"0.004\",stage=\"netns\"} 1",
             "gantline_stage_duration_seconds_bucket{le=\"0.002\",stage=\"netns\"} 0",
             "gantline_cni_errors_total{plugin=\"bridge\"} 1",
-            "gantline_pull_bytes_total 1024",
+            "gantline_pull_bytes_total 2048",
+            "gantline_pulls_total{outcome=\"ok\"} 3",
+            "gantline_layers_total{origin=\"reused\"} 9",
+            "gantline_registry_retries_total 1",
+            "gantline_pods{state=\"ready\"} 4",
+            "gantline_containers{state=\"running\"} 8",
+            "gantline_images 2",
+            "gantline_image_bytes 4096",
             "gantline_log_dropped_bytes_total 7",
             "gantline_recovery_duration_seconds 0.25",
             "# EOF",

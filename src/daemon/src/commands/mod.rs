@@ -1,6 +1,10 @@
 //! The subcommands: one file each, from flags to an exit status.
 
+pub(crate) mod check;
 pub(crate) mod config;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod transfer;
 pub(crate) mod version;
 
 use crate::config::layers::{self, Loaded};

@@ -92,11 +92,11 @@ section! {
         /// Directories of `<host>/hosts.toml` files (mirrors, certificates, plain HTTP), the first that has
         /// the host wins.
         certs_d: Vec<PathBuf> = vec!["/etc/gantline/certs.d".into(), "/etc/containerd/certs.d".into()],
-        /// References that are reported as pinned, so that the kubelet never removes them.
+        /// References that are reported as pinned, so that the kubelet never removes them; `*` matches any text.
         pinned: Vec<String> = Vec::new(),
-        /// Blobs that are fetched at once, over all pulls.
+        /// Layers that are fetched and unpacked at once, over all pulls.
         fetches_max: usize = 6,
-        /// Threads that inflate and extract layers. 0: one for each processor.
+        /// Threads that verify, inflate and extract layers, over all pulls. 0: one for each processor.
         unpack_threads: usize = 0,
     }
 }

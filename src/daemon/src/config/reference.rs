@@ -85,6 +85,25 @@ impl Visitor for Dump<'_> {
     }
 }
 
+/// The configuration by dotted key, values as a file would have them: for crictl info.
+pub(crate) fn flat(config: &Config) -> serde_json::Value {
+    let mut flat = Flat(serde_json::Map::new());
+    config.show("", "", &mut flat);
+    serde_json::Value::Object(flat.0)
+}
+
+struct Flat(serde_json::Map<String, serde_json::Value>);
+
+impl Visitor for Flat {
+    fn section(&mut self, _: &str, _: &str) {}
+
+    fn value(&mut self, key: &str, _: &str, _: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.0.insert(key.to_owned(), value.into());
+        }
+    }
+}
+
 /// docs/configuration.md.
 pub(crate) fn markdown() -> String {
     let mut page = Markdown { text: String::new() };

@@ -1,6 +1,5 @@
 //! [`Snapshots`] on overlayfs: writable layers in `<root>/containers/<id>/{upper,work}`.
 
-use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use kernel::SysError;
 use model::{ContainerId, Digest};
 
 use super::{SnapshotError, Snapshots, Usage, mount};
+use crate::disk;
 use crate::image::Image;
 use crate::images::{Images, Shared, lock, now};
 use crate::layers::make_dir;
@@ -160,7 +160,7 @@ impl Snapshots for Overlay {
 
     fn usage(&self, container: &ContainerId) -> Result<Usage, SnapshotError> {
         let upper = self.upper(container);
-        let (bytes, inodes) = walk(&upper).map_err(|source| match source.is_not_found() {
+        let (bytes, inodes) = disk::walk(&upper).map_err(|source| match source.is_not_found() {
             true => SnapshotError::NotFound(format!("{CONTAINER}{container}")),
             false => SnapshotError::Disk { stage: "walk", key: format!("{CONTAINER}{container}"), source },
         })?;
@@ -211,29 +211,4 @@ impl Snapshots for Overlay {
         let index = lock(&self.shared.index);
         index.lease_keys().filter_map(|key| key.strip_prefix(VIEW)).map(str::to_owned).collect()
     }
-}
-
-/// Bytes on disk and inodes of a tree, each inode once. What vanishes meanwhile is not counted.
-pub(crate) fn walk(root: &Path) -> Result<(u64, u64), SysError> {
-    let failed = |e| SysError::path("walk", root, e);
-    let mut bytes = fs::symlink_metadata(root).map_err(failed)?.blocks() * 512;
-    let mut inodes = 1;
-    let mut linked = HashSet::new();
-    let mut waiting = vec![root.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if !metadata.is_dir() && metadata.nlink() > 1 && !linked.insert((metadata.dev(), metadata.ino()))
-            {
-                continue;
-            }
-            bytes += metadata.blocks() * 512;
-            inodes += 1;
-            if metadata.is_dir() {
-                waiting.push(entry.path());
-            }
-        }
-    }
-    Ok((bytes, inodes))
 }

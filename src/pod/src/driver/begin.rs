@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::limits::OCI_RUNTIME_MAX;
-use model::{ContainerConfig, ContainerId, Resources, Signal};
+use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{Driver, Product, Request, Waiter};
 use crate::bundle;
+use crate::cgroups;
 use crate::config::CgroupDriver;
-use crate::ending::Ending;
+use crate::ending::{Ending, kill_cgroup};
 use crate::error::{Cause, PodError};
 use crate::queue::Job;
 use crate::records::ContainerRecord;
@@ -117,9 +119,11 @@ impl Driver {
 
     async fn begin_create(&mut self, config: Arc<ContainerConfig>) -> Result<Job, PodError> {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
-        let id = id.map_err(|e| PodError::pod_step("name a container", &self.id, Cause::host(e)))?;
+        let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
         let image = self.host.bundles.find_image(&config.image)?;
-        let cgroup = crate::cgroups::container_cgroup(&self.record.cgroup, &id);
+        let driver = self.host.sandboxes.config.cgroup_driver;
+        let cgroup = cgroups::container_cgroup(&self.record.cgroup_parent, &id, driver);
+        let cgroup = cgroup.map_err(|e| PodError::container_step("name the cgroup", &id, e))?;
         let record = ContainerRecord {
             pod: self.id.clone(),
             phase: ContainerPhase::Creating,
@@ -133,6 +137,7 @@ impl Driver {
             cgroup,
             config,
         };
+        let target_pid = self.target_pid(&record.config)?;
         self.containers.insert(id.clone(), record.clone());
         if let Err(error) = self.commit(self.container_change(&id)).await {
             self.containers.remove(&id);
@@ -141,9 +146,9 @@ impl Driver {
         let input = bundle::Input {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
-            pod_cgroup: self.record.cgroup.clone(),
+            cgroup_parent: self.record.cgroup_parent.clone(),
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
-            target_pid: self.target_pid(&record.config)?,
+            target_pid,
             container: id.clone(),
             record,
             image,
@@ -153,6 +158,23 @@ impl Driver {
             Product::Created(bundle::make(&host.bundles, input).await)
         });
         Ok(Job::Create(id))
+    }
+
+    /// The first process of the container whose PID namespace is to be shared.
+    fn target_pid(&self, config: &ContainerConfig) -> Result<Option<u32>, PodError> {
+        let NamespaceMode::Target(target) = &config.security.namespaces.pid else { return Ok(None) };
+        match self.containers.get(target).map(|container| &container.phase) {
+            Some(ContainerPhase::Running { pid, .. }) => Ok(Some(*pid)),
+            Some(phase) => Err(PodError::ContainerState {
+                attempt: "share the PID namespace of",
+                container: target.clone(),
+                state: phase.word(),
+            }),
+            None => Err(PodError::Invalid {
+                field: "config.linux.security_context.namespace_options.target_id",
+                why: format!("container {target} is not one of pod sandbox {}", self.id),
+            }),
+        }
     }
 
     async fn begin_start(&mut self, id: ContainerId) -> Result<Job, PodError> {
@@ -166,6 +188,7 @@ impl Driver {
         let config = Arc::clone(&self.host.sandboxes.config);
         let (handler, oci) = config.handler(&self.record.handler)?;
         let record = self.containers.get_mut(&id).ok_or_else(not_found)?;
+        let cgroup = record.cgroup.clone();
         record.phase = ContainerPhase::Starting;
         let run = RunContainer {
             container: id.clone(),
@@ -185,7 +208,7 @@ impl Driver {
                 .log_path
                 .clone()
                 .map(|path| LogTarget { path, line_bytes_max: config.log_line_bytes_max }),
-            memory_cgroup: crate::cgroups::memory_dir(&record.cgroup, config.cgroup_driver),
+            memory_cgroup: cgroups::memory_dir(&record.cgroup),
             deadline_ms: u64::try_from(OCI_RUNTIME_MAX.as_millis()).unwrap_or(u64::MAX),
         };
         if let Err(error) = self.commit(self.container_change(&id)).await {
@@ -197,11 +220,16 @@ impl Driver {
         let (host, container) = (Arc::clone(&self.host), id.clone());
         self.spawn(Job::Start(id.clone()), async move {
             let _timed = host.sandboxes.stages.time("oci_run");
-            let started = bundle::prepare_log(&run).await;
-            let started = match started {
+            let started = match bundle::prepare_log(&run).await {
                 Ok(()) => shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e)),
                 Err(error) => Err(error),
             };
+            if started.is_err()
+                && let Err(error) = kill_cgroup(&container, &cgroup).await
+            {
+                // An answer that never came may have been "started".
+                warn!(container.id = container.short(), error = model::chain(&error), "kill what may have started");
+            }
             Product::Started(started)
         });
         Ok(Job::Start(id))
@@ -258,6 +286,7 @@ impl Driver {
             now: record.resources.clone(),
             wanted,
             running,
+            host: Arc::clone(&self.host),
         };
         self.spawn(job.clone(), async move { Product::Updated(resize.apply().await) });
         job
@@ -269,7 +298,7 @@ impl Driver {
         self.spawn(Job::Reap(id), async move {
             // What fails here is tried again by the removal, which reports it.
             if let Err(error) = bundle::clear(&host.bundles, shim.as_ref(), &container).await {
-                tracing::warn!(container.id = container.short(), error = model::chain(&error), "not cleared away yet");
+                warn!(container.id = container.short(), error = model::chain(&error), "not cleared away yet");
             }
             Product::Reaped
         });

@@ -1,16 +1,21 @@
 //! What the shim tells: exits become durable facts; a shim that is lost is found again or given up.
 
 use std::future;
+use std::time::Duration;
 
 use model::ContainerId;
 use shim_client::{Event, Events, ExitRecord, Phase, Shim, ShimError};
 use tracing::{info, warn};
 
 use super::Driver;
+use crate::ending::kill_cgroup;
 use crate::events::EventKind;
 use crate::queue::Job;
 use crate::state::{ContainerPhase, Exit, ExitReason, PodPhase};
 use crate::time::now;
+
+/// A shim that lives but breaks its connections must not keep the driver busy.
+const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
 /// What woke the driver.
 pub(super) enum Said {
@@ -102,6 +107,7 @@ impl Driver {
         if self.record.phase == PodPhase::Removing {
             return;
         }
+        tokio::time::sleep(CONNECT_AGAIN).await;
         match self.host.sandboxes.shims.connect(&self.id).await {
             Ok(shim) => {
                 self.take_shim(shim);
@@ -147,11 +153,7 @@ impl Driver {
     /// Kills what a container left without a shim.
     async fn end_unwatched(&self, id: &ContainerId) {
         let Some(container) = self.containers.get(id) else { return };
-        let cgroup = container.cgroup.clone();
-        let killed = tokio::task::spawn_blocking(move || {
-            kernel::cgroup::Hierarchy::detect().and_then(|hierarchy| hierarchy.group(&cgroup).kill())
-        });
-        if let Ok(Err(error)) = killed.await {
+        if let Err(error) = kill_cgroup(id, &container.cgroup).await {
             warn!(container.id = id.short(), error = model::chain(&error), "kill what a dead shim left");
         }
     }

@@ -73,7 +73,7 @@ impl Driver {
         Ok(Outcome::Done)
     }
 
-    async fn not_ran(&mut self, failed: NotMade) -> PodError {
+    pub(super) async fn not_ran(&mut self, failed: NotMade) -> PodError {
         warn!(error = model::chain(&failed.error), undone = failed.undone, "pod sandbox not made");
         if failed.undone {
             // A record that stays by accident is undone again by the next start, which does nothing then.

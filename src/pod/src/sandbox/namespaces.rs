@@ -27,7 +27,7 @@ fn pins(site: &Site<'_>) -> Vec<(Kind, PathBuf)> {
 
 pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let pins = pins(site);
-    let hostname = files::hostname(site);
+    let hostname = files::hostname(site.pod, site.pod_config);
     let sysctls = sysctls(site);
     move || {
         let borrowed: Vec<(Kind, &Path)> = pins.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
@@ -39,7 +39,7 @@ pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<
             namespace::set_hostname_in(uts, &hostname).map_err(Cause::host)?;
         }
         if let Some((_, net)) = borrowed.iter().find(|(kind, _)| *kind == Kind::Net) {
-            network::lo_up(net).map_err(Cause::new)?;
+            network::lo_up(net).map_err(Cause::host)?;
         }
         if sysctls.is_empty() {
             return Ok(());

@@ -1,0 +1,98 @@
+//! From a service's child to a process of its own.
+//!
+//! The process that the service started waits until the daemon's socket listens and everything it needs is
+//! there, then exits 0: the service needs no polling, and a failure has its words on standard error.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use kernel::process::{self, Fork};
+use kernel::{SysError, seqpacket};
+use model::chain;
+
+use crate::note::{complain, note};
+use crate::options::Options;
+use crate::server::Server;
+
+const READY: &[u8] = b"ready";
+
+/// Forks the daemon and waits for it to be ready.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let forked =
+        io::pipe().map_err(|e| SysError::bare("pipe2", e)).and_then(|pipe| Ok((pipe, process::fork()?)));
+    match forked {
+        Ok(((mut read, write), Fork::Parent(_))) => {
+            drop(write);
+            let mut said = Vec::new();
+            let _ = read.read_to_end(&mut said);
+            if said == READY {
+                return ExitCode::SUCCESS;
+            }
+            complain(format_args!("gantline-shim: {}", String::from_utf8_lossy(&said)));
+            ExitCode::FAILURE
+        }
+        Ok(((read, mut write), Fork::Child)) => {
+            drop(read);
+            let mut server = match prepare(options) {
+                Ok(server) => server,
+                Err(error) => {
+                    let _ = write.write_all(chain(&error).as_bytes());
+                    return ExitCode::FAILURE;
+                }
+            };
+            let _ = write.write_all(READY);
+            drop(write);
+            match server.run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    note(format_args!("the event loop failed: {}", chain(&error)));
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(error) => {
+            complain(format_args!("gantline-shim: {}", chain(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(options: &Options) -> Result<Server, SysError> {
+    for dir in [&options.dir, &options.exits] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(dir)
+            .map_err(|e| SysError::path("mkdir", dir, e))?;
+    }
+    rustix::process::setsid().map_err(|e| SysError::bare("setsid", e))?;
+    process::become_subreaper()?;
+    // Before anything else forks: a child of pid 1's must not hold the socket.
+    let pod_init = if options.shared_pid { Some(process::spawn_pid_init()?) } else { None };
+    let started = seqpacket::listen(&options.dir.join("shim.sock")).and_then(|listener| {
+        redirect_stdio(&options.dir.join("shim.log"))?;
+        Server::new(options, listener, pod_init)
+    });
+    if let (Err(_), Some(pid)) = (&started, pod_init) {
+        let _ = kernel::pidfd::signal(pid, 9);
+    }
+    started
+}
+
+/// Standard input from /dev/null, the others into the shim's log: nothing of the service's stays open.
+fn redirect_stdio(log: &Path) -> Result<(), SysError> {
+    let null = fs::File::open("/dev/null").map_err(|e| SysError::path("open", "/dev/null", e))?;
+    let log_file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(log)
+        .map_err(|e| SysError::path("open", log, e))?;
+    rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&log_file))
+        .and_then(|()| rustix::stdio::dup2_stderr(&log_file))
+        .map_err(|e| SysError::path("dup2", log, e))
+}

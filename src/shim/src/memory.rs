@@ -1,0 +1,110 @@
+//! Whether the kernel killed a container for want of memory, from a counter that is held open: a cgroup may
+//! be removed as soon as its last process is dead.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use kernel::SysError;
+use kernel::epoll::Interest;
+use rustix::event::EventfdFlags;
+
+/// A watch over one cgroup's OOM kills.
+#[derive(Debug)]
+pub(crate) struct OomWatch {
+    /// v2: `memory.events`, which poll(2) tells of changes. v1: `memory.oom_control`.
+    counter: File,
+    /// v1: signalled by the kernel through `cgroup.event_control`.
+    event: Option<OwnedFd>,
+    /// Kills that were not the container's end.
+    seen: u64,
+}
+
+impl OomWatch {
+    pub(crate) fn open(cgroup: &Path) -> Result<Self, SysError> {
+        let events = cgroup.join("memory.events");
+        let (counter, event) = match File::open(&events) {
+            Ok(counter) => (counter, None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let control = cgroup.join("memory.oom_control");
+                let counter = File::open(&control).map_err(|e| SysError::path("open", &control, e))?;
+                let event = register(cgroup, &counter)?;
+                (counter, Some(event))
+            }
+            Err(e) => return Err(SysError::path("open", events, e)),
+        };
+        let mut watch = Self { counter, event, seen: 0 };
+        watch.seen = watch.kills();
+        Ok(watch)
+    }
+
+    /// What the event loop waits on, and for what.
+    pub(crate) fn source(&self) -> (BorrowedFd<'_>, Interest) {
+        match &self.event {
+            Some(event) => (event.as_fd(), Interest::Read),
+            None => (self.counter.as_fd(), Interest::Priority),
+        }
+    }
+
+    /// Takes the readiness away, so that the loop waits again.
+    pub(crate) fn acknowledge(&mut self) {
+        if let Some(event) = &self.event {
+            let _ = rustix::io::read(event, &mut [0; 8]);
+        } else {
+            self.kills();
+        }
+    }
+
+    /// Whether the kernel has killed since the last [`Self::forgive`].
+    pub(crate) fn killed(&mut self) -> bool {
+        self.kills() > self.seen
+    }
+
+    /// What was killed so far was not the container's first process, which still lives.
+    pub(crate) fn forgive(&mut self) {
+        self.seen = self.kills();
+    }
+
+    fn kills(&mut self) -> u64 {
+        let mut text = String::new();
+        let read = self.counter.rewind().and_then(|()| io::read_to_string(&mut self.counter));
+        if let Ok(read) = read {
+            text = read;
+        }
+        // A cgroup that is gone reads as an error: then what was seen last is all there is to know.
+        parse(&text).unwrap_or(self.seen)
+    }
+}
+
+fn register(cgroup: &Path, control: &File) -> Result<OwnedFd, SysError> {
+    let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|e| SysError::bare("eventfd2", e))?;
+    let path = cgroup.join("cgroup.event_control");
+    let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| io::Write::write_all(&mut file, line.as_bytes()))
+        .map_err(|e| SysError::path("write", path, e))?;
+    Ok(event)
+}
+
+/// The line `oom_kill <count>` that both versions have.
+fn parse(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_is_found_in_both_formats() {
+        let v1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        let v2 = "low 0\nhigh 0\nmax 9\noom 8\noom_kill 2\noom_group_kill 1\n";
+        for (text, count) in [(v1, Some(3)), (v2, Some(2)), ("oom_kill x", None), ("", None)] {
+            assert_eq!(parse(text), count, "{text}");
+        }
+    }
+}

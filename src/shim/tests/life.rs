@@ -1,0 +1,257 @@
+//! Containers run, end and fail, with the real crun.
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
+
+mod node;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use model::{Classify as _, ErrorKind, Signal, chain};
+use node::{Node, Want, able, exit, records, sh, texts};
+use shim_client::{ShimError, Shims as _, exit_records};
+use wire::Event;
+
+#[tokio::test]
+async fn a_container_runs_is_logged_and_leaves_a_record() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let mut events = shim.events();
+    let long = "x".repeat(20_000);
+    let began = Instant::now();
+    let id = node.run(&shim, &sh(&format!("echo out; echo err >&2; echo {long}; printf end; exit 3"))).await;
+    println!("run with crun, not idle: {:?}", began.elapsed());
+    let record = exit(&shim, &id).await;
+    assert_eq!((record.code, record.signal, record.oom, record.log_bytes_dropped), (3, None, false, 0));
+    assert!(record.started_at_ns <= record.finished_at_ns);
+    assert_eq!(exit_records(&node.shims.root, &node.pod).unwrap(), [record.clone()]);
+    match events.recv().await.unwrap() {
+        Event::Exited { container, record: told } => assert_eq!((container, told), (id.clone(), record)),
+        other => panic!("{other:?}"),
+    }
+    let log = records(&node.log(&id));
+    let stdout: Vec<_> =
+        log.iter().filter(|r| r.0 == "stdout").map(|r| (r.1.as_str(), r.2.clone())).collect();
+    let expected = [
+        ("F", "out".to_owned()),
+        ("P", long[..16384].to_owned()),
+        ("F", long[16384..].to_owned()),
+        ("F", "end".to_owned()),
+    ];
+    assert_eq!(stdout, expected);
+    assert!(log.contains(&("stderr".into(), "F".into(), "err".into())));
+    shim.delete(&id).await.unwrap();
+    shim.delete(&id).await.unwrap();
+    assert_eq!(shim.state().await.unwrap(), []);
+    shim.shutdown().await.unwrap();
+    shim.closed().await;
+    let gone = node.shims.connect(&node.pod).await.unwrap_err();
+    assert!(matches!(gone, ShimError::NotRunning { .. }), "{gone:?}");
+}
+
+#[tokio::test]
+async fn many_short_containers_at_once_all_tell_their_codes() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    for code in 0..4 {
+        let id = node.run(&shim, &sh(&format!("echo {code}; exit {code}"))).await;
+        assert_eq!(exit(&shim, &id).await.code, code);
+        assert_eq!(texts(&node.log(&id)), [code.to_string()]);
+    }
+    let want = Want { command: vec!["true".into()], ..Want::default() };
+    let mut joined = tokio::task::JoinSet::new();
+    for bundle in (0..6).map(|_| node.bundle(&want)).collect::<Vec<_>>() {
+        let shim = shim.clone();
+        joined.spawn(async move {
+            shim.run(bundle.clone()).await.map_err(|e| chain(&e)).unwrap();
+            bundle.container
+        });
+    }
+    for id in joined.join_all().await {
+        assert_eq!(exit(&shim, &id).await.code, 0);
+        shim.delete(&id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn signals_end_containers_and_none_ends_the_shim() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    for signal in [1, 2, 15] {
+        kernel::pidfd::signal(shim.pid(), signal).unwrap();
+    }
+    let id = node.run(&shim, &sh("trap 'exit 7' TERM; while :; do sleep 0.05; done")).await;
+    let refused = shim.shutdown().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WrongState, "{refused:?}");
+    shim.kill(&id, Signal::TERM, false).await.unwrap();
+    assert_eq!(exit(&shim, &id).await.code, 7);
+    let id = node.run(&shim, &sh("sleep 1000 & sleep 1000")).await;
+    shim.kill(&id, Signal::KILL, true).await.unwrap();
+    let record = exit(&shim, &id).await;
+    assert_eq!((record.code, record.signal, record.oom), (137, Some(9), false));
+    shim.kill(&id, Signal::TERM, false).await.unwrap();
+    let missing = shim.kill(&model::ContainerId::from_bytes([0; 32]), Signal::TERM, false).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_kernels_kill_for_memory_is_told_from_ours() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let mut events = shim.events();
+    let hog =
+        Want { memory_limit: Some(16 << 20), ..sh("exec dd if=/dev/zero of=/dev/null bs=256M count=1") };
+    let id = node.run(&shim, &hog).await;
+    let record = exit(&shim, &id).await;
+    assert_eq!((record.code, record.signal, record.oom), (137, Some(9), true));
+    assert!(matches!(events.recv().await.unwrap(), Event::Oom { .. } | Event::Exited { .. }));
+    // A shell that tells its child's end.
+    let id = node
+        .run(
+            &shim,
+            &Want {
+                memory_limit: Some(16 << 20),
+                ..sh("dd if=/dev/zero of=/dev/null bs=256M count=1; exit $?")
+            },
+        )
+        .await;
+    let record = exit(&shim, &id).await;
+    assert_eq!((record.code, record.signal, record.oom), (137, None, true));
+    // An exec's end by the kernel, and later the container's by us.
+    let id = node.run(&shim, &Want { memory_limit: Some(16 << 20), ..sh("sleep 1000") }).await;
+    let exec = node.exec(&shim, &id, "dd if=/dev/zero of=/dev/null bs=256M count=1", None).await;
+    assert_eq!(shim.wait_exec(&exec.exec).await.unwrap().code, 137);
+    shim.kill(&id, Signal::KILL, true).await.unwrap();
+    let record = exit(&shim, &id).await;
+    assert_eq!((record.code, record.oom), (137, false));
+}
+
+#[tokio::test]
+async fn a_runtimes_failure_is_in_its_own_words_and_leaves_nothing() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let bundle = node.bundle(&Want { command: vec!["/bin/nope".into()], ..Want::default() });
+    let cgroup = node.memory_cgroup(&bundle.container);
+    let error = shim.run(bundle.clone()).await.unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains("runtime create") && text.contains("`/bin/nope` not found"), "{text}");
+    assert_eq!(text.matches("not found").count(), 1, "{text}");
+    assert_eq!(shim.state().await.unwrap(), []);
+    assert!(!cgroup.exists());
+    assert_eq!(fs::read_dir(&node.runtime.root).unwrap().count(), 0);
+
+    let mut missing = bundle.clone();
+    missing.runtime.binary = "/no/such/runtime".into();
+    let text = chain(&shim.run(missing).await.unwrap_err());
+    assert!(text.contains("run /no/such/runtime: No such file"), "{text}");
+
+    let mut unwritable = bundle.clone();
+    unwritable.log.as_mut().unwrap().path = "/no/such/dir/log".into();
+    let text = chain(&shim.run(unwritable).await.unwrap_err());
+    assert!(text.contains("open log: open /no/such/dir/log: No such file"), "{text}");
+
+    // The same container can still be run when its fault is mended.
+    let config =
+        fs::read_to_string(bundle.bundle.join("config.json")).unwrap().replace("/bin/nope", "/bin/true");
+    fs::write(bundle.bundle.join("config.json"), config).unwrap();
+    shim.run(bundle.clone()).await.unwrap();
+    assert_eq!(exit(&shim, &bundle.container).await.code, 0);
+    shim.delete(&bundle.container).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_runtime_that_hangs_is_killed_with_all_it_started_and_nobody_waits_for_it() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let hangs = node.path().join("hangs");
+    let script = "#!/bin/sh\ncase \"$*\" in *delete*) exit 0;; esac\necho thinking >&2\nsetsid sleep 3333 &\nsleep 3333\n";
+    fs::write(&hangs, script).unwrap();
+    fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut bundle = node.bundle(&Want { deadline: Some(Duration::from_millis(700)), ..sh("true") });
+    bundle.runtime.binary = hangs;
+    let began = Instant::now();
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let id = node.run(&shim, &sh("exit 5")).await;
+        assert_eq!(exit(&shim, &id).await.code, 5);
+        assert!(began.elapsed() < Duration::from_millis(650), "{:?}", began.elapsed());
+    };
+    let (error, ()) = tokio::join!(shim.run(bundle), other);
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    let text = chain(&error);
+    assert!(text.contains("runtime create: not done after 700 ms, killed: thinking"), "{text}");
+    assert!(began.elapsed() < Duration::from_secs(3));
+    let sleepers = kernel::process::table().unwrap().into_iter().filter(|process| {
+        !process.zombie
+            && fs::read(format!("/proc/{}/cmdline", process.pid))
+                .is_ok_and(|line| line == b"sleep\x003333\x00")
+    });
+    assert_eq!(sleepers.count(), 0);
+}
+
+#[tokio::test]
+async fn a_shared_pid_namespace_has_a_pid_1_that_reaps_and_whose_end_is_told() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let spec = shim_client::ShimSpec { pod: node.pod.clone(), shared_pid: true };
+    let shim = node.shims.start(&spec).await.unwrap();
+    let init = shim.pod_init().unwrap();
+    let want = Want { share_pid_of: Some(init), ..sh("(sleep 0.1 &) ; kill -TERM 1; sleep 1000") };
+    let first = node.run(&shim, &want).await;
+    let second = node.run(&shim, &Want { share_pid_of: Some(init), ..sh("exit 4") }).await;
+    assert_eq!(exit(&shim, &second).await.code, 4);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let orphans = kernel::process::table().unwrap().into_iter().filter(|process| process.parent == init);
+    assert_eq!(orphans.count(), 0, "pid 1 does not reap");
+    let mut events = shim.events();
+    kernel::pidfd::signal(init, 9).unwrap();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        told.push(tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap());
+    }
+    assert!(told.contains(&Event::PodInitExited), "{told:?}");
+    assert_eq!(exit(&shim, &first).await.signal, Some(9));
+    assert_eq!(shim.whole_state().await.unwrap().pod_init, None);
+    shim.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn starting_twice_finds_the_first_and_an_unusable_directory_is_said() {
+    if !able() {
+        return;
+    }
+    let mut node = Node::new();
+    let (first, second) = (node.shim().await, node.shim().await);
+    assert_eq!(first.pid(), second.pid());
+    assert_ne!(first.pid(), 0);
+    let blocked = node.path().join("file");
+    fs::write(&blocked, "").unwrap();
+    node.shims.state = blocked;
+    let spec = shim_client::ShimSpec { pod: node.pod.clone(), shared_pid: false };
+    let error = node.shims.start(&spec).await.unwrap_err();
+    assert!(chain(&error).contains("ot a directory"), "{}", chain(&error));
+    node.shims.binary = "/no/such/shim".into();
+    node.shims.state = node.path().join("other");
+    let error = node.shims.start(&spec).await.unwrap_err();
+    assert!(matches!(error, ShimError::Spawn { .. }), "{error:?}");
+}

@@ -1,0 +1,363 @@
+//! Logs, execs, attaches and terminals, with the real crun.
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
+
+mod node;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use model::{Classify as _, ErrorKind, ExecId, Signal, chain};
+use node::{Node, Want, able, exit, records, sh, texts, within};
+use shim_client::{ExecFds, ExecProcess, Shims as _};
+use wire::StdioSpec;
+
+/// Reads to the end on a thread of its own, as the service's streaming server would.
+async fn read_all(fd: OwnedFd) -> String {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        // A terminal ends with an error.
+        let _ = File::from(fd).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    tokio::time::timeout(Duration::from_secs(10), read).await.expect("the stream ends").unwrap()
+}
+
+/// Prints `count` numbered lines, about ten thousand a second.
+fn numbered(count: u32) -> String {
+    format!(
+        "i=0; while [ $i -lt {count} ]; do j=0; while [ $j -lt 100 ]; do echo line $((i+j)); j=$((j+1)); done; i=$((i+100)); usleep 8000; done"
+    )
+}
+
+fn assert_numbered(lines: &[String], count: u32) {
+    let expected: Vec<String> = (0..count).map(|n| format!("line {n}")).collect();
+    assert_eq!(lines.len(), expected.len());
+    assert!(lines == expected, "lines are out of order or torn");
+}
+
+fn alive(marker: &str) -> usize {
+    let table = kernel::process::table().unwrap();
+    let line = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    table.iter().filter(|process| !process.zombie && line(process.pid).contains(marker)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_has_its_own_streams_and_code_and_the_containers_world() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh("touch /tmp/here; echo > /tmp/here; sleep 1000")).await;
+    let mut times = Vec::new();
+    for code in [0, 1, 42] {
+        let began = Instant::now();
+        let exec = node.exec(&shim, &id, &format!("echo said {code}; exit {code}"), None).await;
+        let ended = shim.wait_exec(&exec.exec).await.unwrap();
+        times.push(began.elapsed());
+        assert_eq!((ended.code, ended.timed_out), (code, false));
+        assert_eq!(read_all(exec.stdout).await, format!("said {code}\n"));
+    }
+    println!("exec with crun, start to exit: {times:?}");
+    let exec = node.exec(&shim, &id, "kill -9 $$", None).await;
+    assert_eq!(shim.wait_exec(&exec.exec).await.unwrap().code, 137);
+    let twice = shim.wait_exec(&exec.exec).await.unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        fs::read_dir(node.path().join("bundles").join(&id)).unwrap().count(),
+        3,
+        "an exec left a file"
+    );
+
+    let missing = ExecProcess {
+        exec: ExecId::from_bytes([3; 32]),
+        container: id.clone(),
+        process: node.process(&["nope".into()], false),
+        tty: false,
+        timeout: None,
+    };
+    let text = chain(&shim.exec(missing, ExecFds::default()).await.unwrap_err());
+    assert!(text.contains("runtime exec") && text.contains("`nope` not found"), "{text}");
+    shim.kill(&id, Signal::KILL, true).await.unwrap();
+    exit(&shim, &id).await;
+    let late = ExecProcess {
+        exec: ExecId::from_bytes([4; 32]),
+        container: id.clone(),
+        process: node.process(&["true".into()], false),
+        tty: false,
+        timeout: None,
+    };
+    assert_eq!(shim.exec(late, ExecFds::default()).await.unwrap_err().kind(), ErrorKind::WrongState);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execs_timeout_and_kill_take_its_whole_subtree() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh("sleep 1000")).await;
+    let script = "setsid sleep 4441 & (sleep 4441; true) & sleep 4441";
+    let exec = node.exec(&shim, &id, script, Some(Duration::from_millis(400))).await;
+    let began = Instant::now();
+    let ended = shim.wait_exec(&exec.exec).await.unwrap();
+    assert!(ended.timed_out && ended.code == 137, "{ended:?}");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    assert_eq!(read_all(exec.stdout).await, "");
+    assert_eq!(alive("4441"), 0);
+
+    let exec = node.exec(&shim, &id, "sleep 4442 & sleep 4442", None).await;
+    shim.kill_exec(&exec.exec).await.unwrap();
+    let ended = shim.wait_exec(&exec.exec).await.unwrap();
+    assert_eq!((ended.code, ended.timed_out), (137, false));
+    within(Duration::from_secs(2), "end of the subtree", async || (alive("4442") == 0).then_some(())).await;
+    shim.kill_exec(&exec.exec).await.unwrap();
+    assert_eq!(shim.state().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_of_an_exec_is_the_callers() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh("sleep 1000")).await;
+    let exec = ExecId::from_bytes([5; 32]);
+    let process = ExecProcess {
+        exec: exec.clone(),
+        container: id.clone(),
+        process: node
+            .process(&["sh".into(), "-c".into(), "tty; read line; stty size; echo got $line".into()], true),
+        tty: true,
+        timeout: None,
+    };
+    let started = shim.exec(process, ExecFds::default()).await.map_err(|e| chain(&e)).unwrap();
+    let terminal = started.terminal.unwrap();
+    rustix::io::ioctl_fionbio(&terminal, false).unwrap();
+    kernel::pty::resize(&terminal, 101, 31).unwrap();
+    File::from(terminal.try_clone().unwrap()).write_all(b"hello\n").unwrap();
+    let said = read_all(terminal).await;
+    assert!(said.contains("/dev/pts/0") && said.contains("31 101") && said.contains("got hello"), "{said:?}");
+    assert_eq!(shim.wait_exec(&exec).await.unwrap().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_of_a_container_is_logged_attached_fed_and_resized() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let stdio = StdioSpec { tty: true, stdin: true, stdin_once: false };
+    let id = node.run(&shim, &Want { stdio, ..sh("read line; stty size; echo got $line >&2; exit 6") }).await;
+    let (stdin_theirs, mut stdin) = std::io::pipe().unwrap();
+    let (stdout, stdout_theirs) = std::io::pipe().unwrap();
+    let fds = ExecFds { stdin: Some(stdin_theirs.into()), stdout: Some(stdout_theirs.into()), stderr: None };
+    shim.attach(&id, fds).await.unwrap();
+    shim.resize(&id, 120, 40).await.unwrap();
+    stdin.write_all(b"hello\n").unwrap();
+    let said = read_all(stdout.into()).await;
+    assert!(said.contains("40 120\r\n") && said.contains("got hello\r\n"), "{said:?}");
+    assert_eq!(exit(&shim, &id).await.code, 6);
+    let log = records(&node.log(&id));
+    assert!(log.iter().all(|record| record.0 == "stdout"), "{log:?}");
+    assert!(log.iter().any(|record| record.2 == "got hello\r"), "{log:?}");
+    let error = shim.resize(&id, 1, 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongState);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attached_client_feeds_standard_input_and_gets_output_from_then_on() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let stdio = StdioSpec { stdin: true, stdin_once: true, tty: false };
+    let id = node.run(&shim, &Want { stdio, ..sh("echo before; cat; echo after >&2") }).await;
+    within(Duration::from_secs(5), "the first line", async || {
+        (!texts(&node.log(&id)).is_empty()).then_some(())
+    })
+    .await;
+    let (stdin_theirs, mut stdin) = std::io::pipe().unwrap();
+    let (stdout, stdout_theirs) = std::io::pipe().unwrap();
+    let (stderr, stderr_theirs) = std::io::pipe().unwrap();
+    let fds = ExecFds {
+        stdin: Some(stdin_theirs.into()),
+        stdout: Some(stdout_theirs.into()),
+        stderr: Some(stderr_theirs.into()),
+    };
+    shim.attach(&id, fds).await.unwrap();
+    // More than the pipes hold, so that every wait on the way is needed.
+    let block = "0123456789abcde\n".repeat(40_000);
+    let expected = block.clone();
+    let feed = tokio::task::spawn_blocking(move || stdin.write_all(block.as_bytes()).unwrap());
+    let (got, errors, fed) = tokio::join!(read_all(stdout.into()), read_all(stderr.into()), feed);
+    fed.unwrap();
+    assert_eq!(got.len(), expected.len());
+    assert!(got == expected, "what came back is not what was sent");
+    assert_eq!(errors, "after\n");
+    assert_eq!(exit(&shim, &id).await.code, 0);
+    assert_eq!(texts(&node.log(&id)).len(), 40_002);
+    // Without stdin, a container reads its end at once.
+    let id = node.run(&shim, &sh("cat; exit 9")).await;
+    assert_eq!(exit(&shim, &id).await.code, 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attached_client_that_does_not_read_holds_nobody_up() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh("sleep 0.3; yes 0123456789012345678901234567890 | head -n 100000")).await;
+    let (slow, theirs) = std::io::pipe().unwrap();
+    shim.attach(&id, ExecFds { stdout: Some(theirs.into()), ..ExecFds::default() }).await.unwrap();
+    let record = exit(&shim, &id).await;
+    assert_eq!((record.code, record.log_bytes_dropped), (0, 0));
+    assert_eq!(texts(&node.log(&id)).len(), 100_000);
+    let got = read_all(slow.into()).await;
+    assert!(got.len() < 2_000_000, "{}", got.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_line_is_lost_or_torn_while_the_log_is_reopened_under_load() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh(&numbered(10_000))).await;
+    let path = node.log(&id);
+    let mut files = Vec::new();
+    while shim.reopen_log(&id).await.is_ok() {
+        let rotated = path.with_extension(files.len().to_string());
+        fs::rename(&path, &rotated).unwrap();
+        files.push(rotated);
+        match shim.reopen_log(&id).await {
+            Ok(()) => assert!(path.exists(), "the reply came before the file"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WrongState),
+        }
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    assert_eq!(exit(&shim, &id).await.code, 0);
+    println!("reopened {} times", files.len());
+    assert!(files.len() > 5);
+    let mut lines = Vec::new();
+    for file in files.iter().map(Path::new).chain([path.as_path()]) {
+        if file.exists() {
+            lines.extend(texts(file));
+        }
+    }
+    assert_numbered(&lines, 10_000);
+    let _ = fs::remove_file(&path);
+    assert!(shim.reopen_log(&id).await.is_err());
+    assert!(!path.exists(), "a log was made for a container that does not run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_is_there_once_when_the_service_dies_under_load() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh(&numbered(10_000))).await;
+    let pid = shim.pid();
+    drop(shim);
+    let mut shim = node.shims.connect(&node.pod).await.unwrap();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let next = node.shims.connect(&node.pod).await.unwrap();
+        assert_eq!(next.pid(), pid);
+        shim = next;
+    }
+    assert_eq!(exit(&shim, &id).await.code, 0);
+    assert_numbered(&texts(&node.log(&id)), 10_000);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
+    println!(
+        "shim CPU for 10,000 lines: {} ms user, {} ms system",
+        fields[11].parse::<u64>().unwrap() * 10,
+        fields[12].parse::<u64>().unwrap() * 10
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_no_container_and_the_log_says_what_is_missing() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let disk = node.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = kernel::process::command("/bin/mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+        .arg(&disk)
+        .status();
+    assert!(mounted.unwrap().success());
+    let _unmount = Unmount(disk.clone());
+    let shim = node.shim().await;
+    let fill = disk.join("fill");
+    fs::write(&fill, vec![0; 200 * 1024]).unwrap();
+    let log = disk.join("log");
+    let script = "yes 0123456789012345678901234567890 | head -n 20000; while [ ! -e /tmp/go ]; do usleep 10000; done; echo after";
+    let id = node.run(&shim, &Want { log: Some(log.clone()), ..sh(script) }).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fs::remove_file(&fill).unwrap();
+    within(Duration::from_secs(5), "a marker", async || {
+        texts(&log).iter().any(|text| text.starts_with("gantline: ")).then_some(())
+    })
+    .await;
+    let exec = node.exec(&shim, &id, "echo > /tmp/go", None).await;
+    shim.wait_exec(&exec.exec).await.unwrap();
+    let record = exit(&shim, &id).await;
+    assert_eq!(record.code, 0);
+    let lines = texts(&log);
+    let whole = lines.iter().filter(|line| *line == "0123456789012345678901234567890").count() as u64;
+    assert_eq!(whole * 31 + record.log_bytes_dropped, 20_000 * 31);
+    let marker = format!(
+        "gantline: {} bytes of output were lost: No space left on device (os error 28)",
+        record.log_bytes_dropped
+    );
+    assert!(
+        lines.contains(&marker),
+        "{:?}",
+        lines.iter().filter(|line| line.starts_with('g')).collect::<Vec<_>>()
+    );
+    assert_eq!(lines.last().unwrap(), "after");
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = kernel::process::command("/bin/umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_shim_is_small() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh("echo hello; sleep 1000")).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", shim.pid())).unwrap();
+    let of = |name: &str| rollup.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    println!(
+        "shim with one container ({}): PSS {}, private dirty {}",
+        node.shims.binary.display(),
+        of("Pss:"),
+        of("Private_Dirty:")
+    );
+    shim.kill(&id, Signal::KILL, true).await.unwrap();
+}
