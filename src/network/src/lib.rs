@@ -23,6 +23,7 @@ mod journal;
 mod lo;
 pub mod netns;
 mod orphan;
+mod readiness;
 mod result;
 mod stats;
 mod template;
