@@ -288,28 +288,6 @@ impl Group {
         self.existing().try_for_each(|directory| remove_tree(&directory, deadline))
     }
 
-    /// The groups on the way to this one, itself included, that exist in no hierarchy; the outermost first.
-    pub fn missing(&self) -> Vec<PathBuf> {
-        let mut path = PathBuf::new();
-        let groups = self.path.components().map(|part| {
-            path.push(part);
-            self.hierarchy.group(&path)
-        });
-        groups.filter(|group| !group.exists()).map(|group| group.path()).collect()
-    }
-
-    /// Removes the group where nothing is in it or below it. One that is in use stays, which is success; so is an
-    /// absent one.
-    ///
-    /// # Errors
-    /// The directory that could not be removed for another reason.
-    pub fn remove_if_empty(&self) -> Result<(), SysError> {
-        self.existing().try_for_each(|directory| match rustix::fs::rmdir(&directory) {
-            Ok(()) | Err(Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY) => Ok(()),
-            Err(e) => Err(SysError::path("rmdir", &directory, e)),
-        })
-    }
-
     /// The processes of the group and of those below it.
     ///
     /// # Errors
