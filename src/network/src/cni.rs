@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -77,6 +77,8 @@ struct Inner {
     journal: Journal,
     readiness: Arc<Readiness>,
     pods: Locks,
+    /// Attached by this process, and nobody asked for their end yet: live, whatever list a collection was given.
+    engaged: Mutex<HashSet<PodId>>,
     /// Read by attachments, written by GC: a plugin must not be told that an attachment under way is invalid.
     collecting: RwLock<()>,
 }
@@ -99,6 +101,7 @@ impl Cni {
             journal,
             readiness,
             pods: Locks::default(),
+            engaged: Mutex::default(),
             collecting: RwLock::new(()),
             config,
         };
@@ -107,6 +110,10 @@ impl Cni {
 }
 
 impl Inner {
+    fn engaged(&self) -> MutexGuard<'_, HashSet<PodId>> {
+        self.engaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An attachment from the record of its DEL on.
     async fn connect(
         &self,
@@ -221,10 +228,12 @@ impl PodNetwork for Cni {
             capabilities,
             result: None,
         };
+        inner.engaged().insert(pod.clone());
         let first = match inner.connect(request, &list, &owed).await {
             Ok(attached) => return Ok(attached),
             Err(first) => first,
         };
+        inner.engaged().remove(pod);
         Err(match inner.pay(pod).await {
             Ok(()) => first,
             Err(undo) => {
@@ -235,6 +244,7 @@ impl PodNetwork for Cni {
 
     async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
         let _pod = self.inner.pods.lock(pod).await;
+        self.inner.engaged().remove(pod);
         self.inner.pay(pod).await
     }
 
@@ -256,7 +266,10 @@ impl PodNetwork for Cni {
                 return;
             }
         };
-        let stale: HashSet<PodId> = owed.into_iter().filter(|pod| !live.contains(pod)).collect();
+        let stale: HashSet<PodId> = {
+            let engaged = self.inner.engaged();
+            owed.into_iter().filter(|pod| !live.contains(pod) && !engaged.contains(pod)).collect()
+        };
         futures_util::stream::iter(&stale)
             .for_each_concurrent(COLLECT_CONCURRENCY, |pod| self.inner.pay_stale(pod))
             .await;
