@@ -499,9 +499,8 @@ impl Server {
     }
 
     fn container_exited(&mut self, id: &ContainerId, exit: Exit, at: UnixNanos) {
-        let mut buffer = self.take_buffer(32 * 1024);
         if let Some(container) = self.containers.get_mut(id) {
-            container.exited(&mut self.watch, exit, &mut buffer, at);
+            container.exited(&mut self.watch, exit, &mut self.buffer, at);
             container.write_record(&self.exits);
             // Who asked for its start is answered first.
             if let (Phase::Exited(record), None) = (&container.phase, container.asked) {
@@ -509,7 +508,6 @@ impl Server {
                 self.tell(&event);
             }
         }
-        self.give_buffer(buffer);
     }
 
     fn job_ended(&mut self, mut job: Job, code: i32) {

@@ -26,7 +26,7 @@ async fn a_container_runs_is_logged_and_leaves_a_record() {
     let record = exit(&shim, &id).await;
     assert_eq!((record.code, record.signal, record.oom, record.log_bytes_dropped), (3, None, false, 0));
     assert!(record.started_at_ns <= record.finished_at_ns);
-    assert_eq!(exit_records(&node.shims.root, &node.pod).unwrap(), [record.clone()]);
+    assert_eq!(exit_records(&node.shims.root, &node.pod).unwrap(), std::slice::from_ref(&record));
     match events.recv().await.unwrap() {
         Event::Exited { container, record: told } => assert_eq!((container, told), (id.clone(), record)),
         other => panic!("{other:?}"),
