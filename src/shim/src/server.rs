@@ -18,9 +18,10 @@ use crate::exec::Exec;
 use crate::note::note;
 use crate::options::Options;
 use crate::peer::{Link, Peer};
-use crate::requests::{Asked, Sweep};
+use crate::requests::Asked;
 use crate::runtime::Job;
 use crate::stdio::Got;
+use crate::stop::Sweep;
 use crate::time::now;
 
 const SIGHUP: i32 = 1;

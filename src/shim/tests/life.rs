@@ -103,6 +103,23 @@ async fn signals_end_containers_and_none_ends_the_shim() {
 }
 
 #[tokio::test]
+async fn a_running_container_that_is_deleted_leaves_its_record_first() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let mut events = shim.events();
+    let id = node.run(&shim, &sh("sleep 1000")).await;
+    shim.delete(&id).await.unwrap();
+    assert_eq!(shim.state().await.unwrap(), []);
+    let record = exit_records(&node.shims.root, &node.pod).unwrap().remove(0);
+    assert_eq!((record.code, record.oom), (137, false));
+    assert!(matches!(events.recv().await.unwrap(), Event::Exited { .. }));
+    assert!(!node.memory_cgroup(&id).exists());
+}
+
+#[tokio::test]
 async fn the_kernels_kill_for_memory_is_told_from_ours() {
     if !able() {
         return;
@@ -220,6 +237,11 @@ async fn a_shared_pid_namespace_has_a_pid_1_that_reaps_and_whose_end_is_told() {
     let first = node.run(&shim, &want).await;
     let second = node.run(&shim, &Want { share_pid_of: Some(init), ..sh("exit 4") }).await;
     assert_eq!(exit(&shim, &second).await.code, 4);
+    // What a container has started ends with it, though its PID namespace lives on.
+    let third = node
+        .run(&shim, &Want { share_pid_of: Some(init), ..sh("setsid sleep 5551 & sleep 0.05; exit 8") })
+        .await;
+    assert_eq!(exit(&shim, &third).await.code, 8);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let orphans = kernel::process::table().unwrap().into_iter().filter(|process| process.parent == init);
     assert_eq!(orphans.count(), 0, "pid 1 does not reap");
