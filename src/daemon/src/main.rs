@@ -1,1 +1,52 @@
-fn main() {}
+//! `gantline`: flags → configuration → application → run → drain.
+//!
+//! The only crate that wires the others together. It must never know how a pod runs, how a layer unpacks or
+//! what a CRI message looks like: it reads the configuration, hands each room its part, and stops them.
+
+mod admin;
+mod app;
+mod check;
+mod commands;
+mod config;
+mod counted;
+mod drain;
+mod exit;
+mod flags;
+mod jobs;
+mod lock;
+mod notify;
+mod progress;
+mod runtimes;
+mod socket;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use exit::Exit;
+use flags::{Command, Flags};
+
+fn main() -> ExitCode {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => {
+            // Help and version come this way too, on standard output.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Success }.into();
+        }
+    };
+    run(flags).into()
+}
+
+fn run(flags: Flags) -> Exit {
+    let common = &flags.common;
+    match flags.command {
+        Command::Serve => commands::serve::run(common),
+        Command::Config(command) => commands::config::run(&command, common),
+        Command::Check(output) => commands::check::run(output.output, common),
+        Command::Pull(pull) => commands::transfer::pull(pull, common),
+        Command::Import(import) => commands::transfer::import(import, common),
+        Command::Status(output) => commands::status::run(output.output, common),
+        Command::Version(output) => commands::version::run(output.output),
+    }
+}

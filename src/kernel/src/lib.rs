@@ -16,6 +16,7 @@ pub mod pidfd;
 pub mod process;
 pub mod pty;
 pub mod random;
+pub mod rooted;
 pub mod seqpacket;
 
 pub use error::SysError;

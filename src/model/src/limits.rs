@@ -18,6 +18,8 @@ pub const SHIM_REPLY_MAX: Duration = Duration::from_secs(10);
 pub const OCI_RUNTIME_MAX: Duration = Duration::from_secs(120);
 /// How long one CNI plugin invocation may take.
 pub const CNI_PLUGIN_MAX: Duration = Duration::from_secs(60);
+/// How long a forwarded port's connection may take to be accepted.
+pub const PORT_DIAL_MAX: Duration = Duration::from_secs(30);
 /// Requests that may wait for one pod's driver.
 pub const POD_QUEUE_MAX: usize = 256;
 /// Container events that one subscriber may lag behind.
@@ -32,6 +34,10 @@ pub const IMAGE_CONFIG_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const IMAGE_LAYERS_MAX: usize = 500;
 /// How long a pull may go without a single byte before it is given up.
 pub const PULL_STALL_MAX: Duration = Duration::from_secs(60);
+/// An image's /etc/passwd or /etc/group, bytes.
+pub const ACCOUNT_FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A seccomp profile of the node's, bytes.
+pub const SECCOMP_PROFILE_BYTES_MAX: usize = 1024 * 1024;
 
 const _: () = assert!(EXEC_SYNC_OUTPUT_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(LOG_LINE_BYTES_DEFAULT < SHIM_FRAME_BYTES_MAX);

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use model::{ContainerId, PodId};
 
 use crate::error::PodError;
+pub use crate::spec::cgroups_path::CgroupDriver;
+use crate::spec::{self, Defaults, SeccompDefault};
 
 /// How this node runs pods. Validated by the daemon before it gets here.
 #[derive(Clone, Debug)]
@@ -54,16 +56,28 @@ pub struct OciHandler {
     pub binary: PathBuf,
 }
 
-/// Who makes cgroups (RuntimeConfig).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CgroupDriver {
-    /// Gantline and the OCI runtime write below /sys/fs/cgroup.
-    Cgroupfs,
-    /// systemd is asked for slices and scopes.
-    Systemd,
-}
-
 impl PodsConfig {
+    /// The same in the words of the specification's builder.
+    pub(crate) fn spec_defaults(&self) -> Defaults {
+        let defaults = &self.defaults;
+        let rlimit = |(kind, soft, hard): &(String, u64, u64)| spec::oci::Rlimit {
+            kind: kind.clone(),
+            soft: *soft,
+            hard: *hard,
+        };
+        Defaults {
+            capabilities: defaults.capabilities.clone(),
+            seccomp_unset: if defaults.seccomp_when_unset {
+                SeccompDefault::RuntimeDefault
+            } else {
+                SeccompDefault::Unconfined
+            },
+            rlimits: defaults.rlimits.iter().map(rlimit).collect(),
+            own_directories: vec![self.root.clone(), self.state.clone()],
+            ..Defaults::default()
+        }
+    }
+
     /// A handler by the name that a request gives; an empty name is the default.
     pub(crate) fn handler(&self, name: &str) -> Result<(String, &OciHandler), PodError> {
         let name = if name.is_empty() { &self.default_handler } else { name };

@@ -181,6 +181,14 @@ pub enum PodError {
         /// What it was given, seconds.
         seconds: u64,
     },
+    /// A command has ended, but what it left running holds its output open.
+    #[error("failed to drain exec process: command {command:?} in container {container} has ended, its output is held open")]
+    ExecNotDrained {
+        /// The container.
+        container: ContainerId,
+        /// The command's first word.
+        command: String,
+    },
 }
 
 impl PodError {
@@ -212,7 +220,7 @@ impl Classify for PodError {
             Self::PodStep { source, .. } | Self::ContainerStep { source, .. } | Self::Store(source) => source.kind,
             Self::AndUndo { first, .. } => first.kind(),
             Self::Stopping => ErrorKind::NotReady,
-            Self::ExecTimeout { .. } => ErrorKind::Deadline,
+            Self::ExecTimeout { .. } | Self::ExecNotDrained { .. } => ErrorKind::Deadline,
         }
     }
 }

@@ -100,7 +100,7 @@ where
         return Err(PodError::Invalid { field: "id", why: format!("the {what} id is empty") });
     }
     let from = (Bound::Included(prefix), Bound::Unbounded);
-    let mut found = table.range::<str, _>(from).take_while(|(key, _)| key.borrow().starts_with(prefix));
+    let mut found = table.range::<str, _>(from).take_while(|(key, _)| Borrow::<str>::borrow(*key).starts_with(prefix));
     let first = found.next();
     match found.count() {
         0 => Ok(first),

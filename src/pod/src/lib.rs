@@ -1,1 +1,34 @@
-//! (see below)
+//! What a pod and a container are: how they come to be, live, end and are found again.
+//!
+//! Start reading at [`Pods`], the face that `rpc` calls; then [`driver`], the task that owns one pod; then
+//! [`queue`], the policy that it follows, and [`sandbox`] and [`bundle`], what it makes on the host. This
+//! crate must never know protobuf or gRPC, how an image is fetched, or how a CNI plugin is called.
+
+mod bundle;
+mod cgroups;
+mod config;
+mod driver;
+mod ending;
+mod error;
+mod events;
+mod exec;
+mod host;
+mod index;
+mod info;
+mod pods;
+mod queue;
+mod records;
+mod resize;
+mod sandbox;
+pub mod spec;
+mod state;
+pub mod stats;
+mod sweep;
+mod time;
+
+pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
+pub use error::PodError;
+pub use events::{Event, EventKind, Events, NoMoreEvents, Subscription};
+pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};
+pub use pods::{Pods, Rooms};
+pub use state::{ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User};

@@ -95,8 +95,10 @@ pub(crate) enum Verdict {
     Done,
     /// Keep it, and ask again when some work has ended.
     Keep,
-    /// As `Keep`, and let this stop's grace end now.
+    /// As `Keep`, and let the grace of these stops end now.
     Hasten(Vec<Job>),
+    /// As `Keep`, and begin a stop without grace.
+    KillFirst,
     /// Never.
     Refuse(Refusal),
 }
@@ -240,7 +242,8 @@ fn remove(facts: &Facts, id: &ContainerId) -> Verdict {
     match facts.containers.get(id) {
         None => Verdict::Done,
         Some(_) if facts.jobs.contains(&stop) => Verdict::Hasten(vec![stop]),
-        Some(_) if busy(facts, id) || facts.jobs.contains(&Job::StopPod) => Verdict::Keep,
+        Some(_) if busy(facts, id) => Verdict::Keep,
+        Some(ContainerFact::Running) => Verdict::KillFirst,
         Some(_) => Verdict::Begin,
     }
 }

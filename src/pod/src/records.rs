@@ -28,6 +28,10 @@ pub(crate) struct PodRecord {
     pub(crate) created_at: UnixNanos,
     pub(crate) handler: String,
     pub(crate) network: Option<NetworkRecord>,
+    /// The parent of its containers' cgroups, as the cgroup driver writes it.
+    pub(crate) cgroup_parent: String,
+    /// The same, below a hierarchy's root.
+    pub(crate) cgroup: String,
     /// Cgroup directories that did not exist before this pod: removed with it, where they are empty.
     pub(crate) cgroups_made: Vec<String>,
 }

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use model::{NamespaceMode, PodConfig, PodId};
 use network::{Attach, Attached, PodNetwork};
 use shim_client::{Shim, ShimError, ShimSpec, Shims};
+use telemetry::Stages;
 
 use crate::config::{PodPaths, PodsConfig};
 use crate::error::{Cause, PodError};
-use crate::metrics::Stages;
+
+pub(crate) use files::{hostname, remove_directory};
 
 /// What a sandbox is made with.
 #[derive(Clone)]
@@ -199,7 +201,10 @@ impl Site<'_> {
 
     async fn undo_step(&self, step: Step) -> Result<(), PodError> {
         match step {
-            Step::Directory => self.on_host(step, files::remove_directory(self)).await.map(drop),
+            Step::Directory => {
+                let dir = self.paths().dir().to_owned();
+                self.on_host(step, move || files::remove_directory(&dir)).await.map(drop)
+            },
             Step::Cgroup => self.on_host(step, files::remove_cgroup(self)).await.map(drop),
             Step::Namespaces => self.on_host(step, namespaces::undo(self)).await.map(drop),
             // They lie in the directory and go with it.

@@ -16,6 +16,13 @@ pub use error::ShimError;
 pub use exits::{exit_records, forget_exits};
 pub use local::LocalShims;
 pub use shim::{ExecExit, ExecFds, ExecProcess, ExecStarted, Shim};
+// What callers say and hear: they know these words, and no frame.
+pub use wire::{
+    ContainerState, Event, ExitRecord, LogTarget, OciRuntime, Phase, RunContainer, Started, StateReply, StdioSpec,
+};
+
+/// What a shim tells, from when it was asked for on.
+pub type Events = tokio::sync::broadcast::Receiver<Event>;
 
 use model::PodId;
 

@@ -10,7 +10,7 @@ use kernel::cgroup::Hierarchy;
 use kernel::mount;
 use kernel::{SysError, durable};
 use model::limits::POD_SHM_BYTES;
-use model::{DnsConfig, NamespaceMode};
+use model::{DnsConfig, NamespaceMode, PodConfig, PodId};
 
 use super::Site;
 use crate::error::Cause;
@@ -36,15 +36,13 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), Cause> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed("mkdir", path))
 }
 
-pub(super) fn remove_directory(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
-    let dir = site.paths().dir().to_owned();
-    move || {
-        // Whatever a crash left mounted below must go first, or the removal would reach into it.
-        mount::unmount_below(&dir).map_err(Cause::host)?;
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &dir)(error)),
-            _ => Ok(()),
-        }
+/// Removes a pod's directory with all that lies in it. An absent one is success.
+pub(crate) fn remove_directory(dir: &Path) -> Result<(), Cause> {
+    // Whatever a crash left mounted below must go first, or the removal would reach into it.
+    mount::unmount_below(dir).map_err(Cause::host)?;
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", dir)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -72,7 +70,7 @@ pub(super) fn remove_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Caus
 pub(super) fn write(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let paths = site.paths();
     let config = site.pod_config;
-    let hostname = hostname(site);
+    let hostname = hostname(site.pod, config);
     let dns = config.dns.clone();
     move || {
         let resolv = match dns {
@@ -95,14 +93,13 @@ fn host_file(path: &str) -> Result<Vec<u8>, Cause> {
 }
 
 /// The name that the pod's processes see.
-pub(super) fn hostname(site: &Site<'_>) -> String {
-    let asked = &site.pod_config.hostname;
-    if !asked.is_empty() {
-        asked.clone()
-    } else if site.pod_config.security.namespaces.network == NamespaceMode::Node {
+pub(crate) fn hostname(pod: &PodId, config: &PodConfig) -> String {
+    if !config.hostname.is_empty() {
+        config.hostname.clone()
+    } else if config.security.namespaces.network == NamespaceMode::Node {
         rustix::system::uname().nodename().to_string_lossy().into_owned()
     } else {
-        site.pod.as_str()[..12].to_owned()
+        pod.as_str()[..12].to_owned()
     }
 }
 

@@ -27,7 +27,7 @@ fn pins(site: &Site<'_>) -> Vec<(Kind, PathBuf)> {
 
 pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let pins = pins(site);
-    let hostname = files::hostname(site);
+    let hostname = files::hostname(site.pod, site.pod_config);
     let sysctls = sysctls(site);
     move || {
         let borrowed: Vec<(Kind, &Path)> = pins.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
@@ -39,7 +39,7 @@ pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<
             namespace::set_hostname_in(uts, &hostname).map_err(Cause::host)?;
         }
         if let Some((_, net)) = borrowed.iter().find(|(kind, _)| *kind == Kind::Net) {
-            network::lo_up(net).map_err(Cause::new)?;
+            network::lo_up(net).map_err(Cause::host)?;
         }
         if sysctls.is_empty() {
             return Ok(());
@@ -67,8 +67,36 @@ fn sysctls(site: &Site<'_>) -> BTreeMap<String, String> {
             all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
         }
     }
-    // A key may be written with dots or slashes; one form, so that the request's value replaces the default.
+    // One form of key, so that the request's value replaces the default.
     let asked = &site.pod_config.sysctls;
-    all.extend(asked.iter().map(|(key, value)| (key.replace('/', "."), value.clone())));
+    all.extend(asked.iter().map(|(key, value)| (dotted(key), value.clone())));
     all
+}
+
+/// sysctl.d(5): the first separator of a key, `.` or `/`, says which of the two separates its parts.
+fn dotted(key: &str) -> String {
+    match key.find(['.', '/']) {
+        Some(at) if key[at..].starts_with('/') => {
+            key.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
+        }
+        _ => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_one_form() {
+        for (key, form) in [
+            ("net.ipv4.ip_forward", "net.ipv4.ip_forward"),
+            ("net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+            ("net/ipv4/conf/eth0.100/forwarding", "net.ipv4.conf.eth0/100.forwarding"),
+            ("net.ipv4.conf.eth0/100.forwarding", "net.ipv4.conf.eth0/100.forwarding"),
+            ("kernel", "kernel"),
+        ] {
+            assert_eq!(dotted(key), form);
+        }
+    }
 }

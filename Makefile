@@ -1,0 +1,69 @@
+# The doors. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench build build-dev shim install tools setup fmt clippy tidy units deny e2e
+
+CARGO ?= cargo
+# The shim is linked statically, which wants an explicit target.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PREFIX ?= /usr/local
+# Everything but the tests that need root and the built programs.
+ROOMS := --workspace --exclude e2e
+
+help: ## List the doors
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: setup tools build ## Show the main job on real parts, step by step (root; under a minute once built)
+	@$(CARGO) build -q --release -p e2e --bin demo
+	@$(TARGET)/release/demo
+
+test: setup tools build-dev units tidy e2e ## Everything: units, tidy, end-to-end (root; sets the machine up itself)
+
+check: fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences
+
+bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
+	@e2e/tools/build.sh runc containerd
+	@$(CARGO) build -q --release -p e2e --bin bench
+	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
+
+build: shim ## Build the release binaries: target/release/gantline, target/shim/gantline-shim
+	@$(CARGO) build --locked --release -p gantline
+
+install: build ## Install into $(PREFIX)/bin (PREFIX=…, DESTDIR=…)
+	install -D -m 755 $(TARGET)/release/gantline $(DESTDIR)$(PREFIX)/bin/gantline
+	install -D -m 755 $(TARGET)/shim/gantline-shim $(DESTDIR)$(PREFIX)/bin/gantline-shim
+
+tools: setup ## Build crictl of the pinned version (Go)
+	@e2e/tools/build.sh crictl
+
+setup:
+	@e2e/setup.sh
+
+build-dev: shim
+	@$(CARGO) build --locked -p gantline
+
+# Alone and in a directory of its own: no feature of another crate reaches it, and its flags rebuild nothing else.
+shim:
+	@RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR=$(TARGET)/shim \
+		$(CARGO) build --locked -p gantline-shim --profile shim --target $(HOST)
+	@ln -sf $(HOST)/shim/gantline-shim $(TARGET)/shim/gantline-shim
+
+fmt:
+	@$(CARGO) fmt --all --check
+
+clippy:
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+tidy:
+	@$(CARGO) test --locked -q -p e2e --lib --test tidy
+
+units:
+	@$(CARGO) test --locked -q $(ROOMS)
+
+deny:
+	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny
+	@$(CARGO) deny --log-level error check licenses bans sources
+
+# Each test makes its own machine out of namespaces; two at once suit two cores.
+e2e: build-dev tools
+	@$(CARGO) test --locked -q -p e2e --tests -- --test-threads=2

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Makes this machine able to build and test Gantline: Debian packages by name, and a look at cargo and go.
+# Does nothing, quickly, when all is there.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+[ "$(id -u)" = 0 ] || fail "this needs root: pods are made of namespaces, mounts and cgroups. Run it with sudo, or in a virtual machine."
+command -v dpkg-query >/dev/null || fail "this set-up knows Debian and its kin only; install what \`packages\` in e2e/setup.sh names by hand."
+
+# What is built with: gcc, pkg-config, libseccomp-dev (runc). What pods need: crun, containernetworking-plugins, iptables.
+# What the tests drive and look with: the rest. busybox is the dynamic one, busybox-static would not do.
+packages="gcc libc6-dev make pkg-config libseccomp-dev git
+    crun containernetworking-plugins iptables
+    docker-registry busybox nftables iproute2 procps util-linux ca-certificates"
+
+missing=
+for package in $packages; do
+    case $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true) in
+    ii*) ;;
+    *) missing="$missing $package" ;;
+    esac
+done
+if [ -n "$missing" ]; then
+    echo "setup: installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    log=$(mktemp)
+    # Packaged daemons need not start: the tests start their own registry.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        trap 'rm -f $policy' EXIT
+    fi
+    # shellcheck disable=SC2086
+    if ! { apt-get update -q && apt-get install -qy --no-install-recommends $missing; } >"$log" 2>&1; then
+        tail -n 15 "$log" >&2
+        fail "apt-get could not install$missing"
+    fi
+    rm -f "$log"
+fi
+
+# at_least HAVE WANT: whether a dotted version is not below another.
+at_least() {
+    [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
+}
+
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+how='install it with rustup (the package rustup of Debian 13 and later, or as rustup says itself), then `rustup default stable`'
+command -v cargo >/dev/null || fail "cargo is missing; Gantline needs Rust $rust or later: $how"
+have=$(cd "$root" && cargo --version | cut -d ' ' -f 2)
+at_least "${have%%-*}" "$rust" || fail "cargo is $have, Gantline needs Rust $rust or later: $how; one that is there: \`rustup update stable\`"
+
+go=$(cat "$here"/tools/*/go.mod | sed -n 's/^go //p' | sort -V | tail -n 1)
+how="install a current Go (the package golang-go of Debian 12 is 1.19, too old; of bookworm-backports or a later Debian it may do)"
+command -v go >/dev/null || fail "go is missing; crictl and the peers are built with Go $go or later: $how"
+have=$(cd / && go env GOVERSION | sed 's/^go//')
+at_least "$have" "$go" || fail "go is $have, the tests' tools need Go $go or later: $how"

@@ -1,0 +1,121 @@
+//! `make bench`: the same operations, one at a time, on Gantline and on containerd, with the same OCI
+//! runtime, CNI plugins, registry and image; prints a table, and keeps it with `--write FILE`.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::fs;
+
+use e2e::bench::{Measured, pss_mib, table};
+use e2e::command::{command, run};
+use e2e::image::{busybox_builder, noise};
+use e2e::programs::{Programs, tool};
+use e2e::{Node, peer};
+
+/// Each operation is measured this often on each service, in turns, so that the machine's moods meet both.
+const ROUNDS: usize = 30;
+/// Pods that run while memory is measured.
+const PODS: usize = 20;
+
+fn main() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("bench: this needs root: pods are made of namespaces, mounts and cgroups");
+        std::process::exit(1);
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => None,
+        ["--write", file] => Some(file.to_string()),
+        _ => {
+            eprintln!("bench: usage: bench [--write FILE]");
+            std::process::exit(2);
+        }
+    };
+    let runc = tool("runc");
+    let ours = Node::builder_with(Programs::release)
+        .with(|config, _| config.runtimes = vec![("runc".into(), runc.clone())])
+        .start();
+    let theirs = peer::containerd(&runc);
+    let nodes = [&ours, &theirs];
+    let mut measured = [Measured::default(), Measured::default()];
+    // Six megabytes: its own layer is pulled anew each time, busybox's are there.
+    let image = busybox_builder().layer(noise("payload", 5 << 20, 1)).build();
+    for node in nodes {
+        node.pull(&node.busybox());
+        node.push(&image, "payload:1");
+        // Once without counting: caches and bridges are made.
+        round(node, &mut Measured::default());
+    }
+    for number in 1..=ROUNDS {
+        eprint!("\rround {number} of {ROUNDS}");
+        for (node, measured) in nodes.iter().zip(&mut measured) {
+            round(node, measured);
+        }
+    }
+    eprint!("\rmemory with {PODS} pods");
+    for (node, measured) in nodes.iter().zip(&mut measured) {
+        memory(node, measured);
+    }
+    eprintln!("\r\x1b[K");
+    let text = report(&measured);
+    println!("{text}");
+    if let Some(file) = file {
+        fs::write(&file, text).unwrap_or_else(|error| panic!("write {file}: {error}"));
+    }
+}
+
+/// One of each operation.
+fn round(node: &Node, measured: &mut Measured) {
+    let times = &mut measured.times;
+    let pod = node.pod("bench");
+    let pod = times.time("RunPodSandbox", || pod.run());
+    let container = pod.container("c").idle();
+    let container = times.time("CreateContainer", || container.try_create().expect("CreateContainer"));
+    times.time("StartContainer", || container.try_start().expect("StartContainer"));
+    times.time("ExecSync", || container.try_exec(&["true"], 10).expect("ExecSync"));
+    times.time("StopContainer", || container.stop(10));
+    times.time("RemoveContainer", || container.remove());
+    times.time("StopPodSandbox", || pod.stop());
+    let request = api::v1::RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+    times.time("RemovePodSandbox", || node.cri().remove_pod_sandbox(request).expect("RemovePodSandbox"));
+    let reference = e2e::Registry::reference("payload:1");
+    times.time("PullImage", || node.pull(&reference));
+    node.remove_image(&reference);
+}
+
+fn memory(node: &Node, measured: &mut Measured) {
+    for number in 0..PODS {
+        node.pod(&format!("pod-{number}")).run().container("c").idle().start();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    measured.service_mib = node.service_pid().map_or(0.0, pss_mib);
+    let beside = node.processes(|command| command.contains("shim") || command.starts_with("/pause"));
+    measured.pod_mib = beside.iter().map(|process| pss_mib(process.pid)).sum::<f64>() / PODS as f64;
+    node.remove_all_pods();
+}
+
+fn report([ours, theirs]: &[Measured; 2]) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let after = |text: String, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key)).map(str::to_string).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_string()).unwrap_or_default()
+    };
+    let processor = after(read("/proc/cpuinfo"), "model name");
+    let memory = after(read("/proc/meminfo"), "MemTotal");
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cgroups =
+        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
+    let runc = run(command(tool("runc")).arg("--version")).ok();
+    let containerd = run(command(tool("containerd")).arg("--version")).ok();
+    format!(
+        "# Performance\n\nWritten by `make bench WRITE=docs/performance.md`. The same operations, one at a time with 40 ms of \
+         idle before each\n(back to back they would look 10 ms better than any node sees them), in turns on Gantline and on \
+         containerd,\nwith the same runc, the same CNI plugins (Debian's bridge with ipMasq, host-local, portmap), each with \
+         its own registry\nof the same content. {ROUNDS} of each. PullImage: an image of four layers and 6 MB, three of \
+         them on the node already.\n\nMachine: {cores} × {processor}, {memory} of memory, kernel {}, cgroup {cgroups}. \
+         {}, {}.\n\n{}",
+        kernel.trim(),
+        runc.lines().next().unwrap_or_default(),
+        containerd.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+        table(ours, theirs, "containerd", PODS),
+    )
+}

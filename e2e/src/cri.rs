@@ -1,0 +1,111 @@
+//! A CRI client whose calls block, so that tests read from top to bottom.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use api::v1::image_service_client::ImageServiceClient;
+use api::v1::runtime_service_client::RuntimeServiceClient;
+use api::v1::{self};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
+
+/// No call of a test may take longer; a longer one is a hang, and fails.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The runtime all clients of this process share.
+pub fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).enable_all().build().expect("start the client's runtime")
+    })
+}
+
+/// Both services of one socket. It reconnects by itself when the service was restarted.
+#[derive(Debug, Clone)]
+pub struct Cri {
+    runtime: RuntimeServiceClient<Channel>,
+    image: ImageServiceClient<Channel>,
+}
+
+/// One blocking method a call: `method(message) -> Result<reply, Status>`.
+macro_rules! calls {
+    ($($client:ident.$method:ident($request:ident) -> $response:ident;)*) => {$(
+        #[doc = concat!("`", stringify!($request), "`, answered.")]
+        pub fn $method(&self, request: v1::$request) -> Result<v1::$response, Status> {
+            let mut client = self.$client.clone();
+            runtime().block_on(async move {
+                let mut request = Request::new(request);
+                request.set_timeout(DEADLINE);
+                let answer = tokio::time::timeout(DEADLINE, client.$method(request)).await;
+                let late = |_| Status::deadline_exceeded(concat!(stringify!($method), ": no answer at all"));
+                Ok(answer.map_err(late)??.into_inner())
+            })
+        }
+    )*};
+}
+
+impl Cri {
+    /// A client of the socket; it connects with the first call.
+    pub fn new(socket: PathBuf) -> Self {
+        let _inside = runtime().enter();
+        let connect = move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        };
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(connect));
+        let max = 16 * 1024 * 1024;
+        Self {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(max),
+            image: ImageServiceClient::new(channel).max_decoding_message_size(max),
+        }
+    }
+
+    /// The asynchronous client of the runtime service, for streams and for calls to be abandoned.
+    pub fn raw(&self) -> RuntimeServiceClient<Channel> {
+        self.runtime.clone()
+    }
+
+    /// The asynchronous client of the image service.
+    pub fn raw_images(&self) -> ImageServiceClient<Channel> {
+        self.image.clone()
+    }
+
+    calls! {
+        runtime.version(VersionRequest) -> VersionResponse;
+        runtime.status(StatusRequest) -> StatusResponse;
+        runtime.runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+        runtime.run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
+        runtime.stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
+        runtime.remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;
+        runtime.pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse;
+        runtime.list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse;
+        runtime.create_container(CreateContainerRequest) -> CreateContainerResponse;
+        runtime.start_container(StartContainerRequest) -> StartContainerResponse;
+        runtime.stop_container(StopContainerRequest) -> StopContainerResponse;
+        runtime.remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
+        runtime.container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+        runtime.list_containers(ListContainersRequest) -> ListContainersResponse;
+        runtime.update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+        runtime.reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+        runtime.exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+        runtime.container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+        runtime.list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+        runtime.pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+        image.list_images(ListImagesRequest) -> ListImagesResponse;
+        image.image_status(ImageStatusRequest) -> ImageStatusResponse;
+        image.pull_image(PullImageRequest) -> PullImageResponse;
+        image.remove_image(RemoveImageRequest) -> RemoveImageResponse;
+        image.image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
+    }
+}
+
+/// A reference as CRI wants it.
+pub fn image_spec(reference: &str) -> v1::ImageSpec {
+    v1::ImageSpec { image: reference.into(), user_specified_image: reference.into(), ..Default::default() }
+}

@@ -1,0 +1,220 @@
+//! crictl of the pinned version: every command a person debugs a node with.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Read as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use e2e::{Node, eventually};
+use serde_json::{Value, json};
+
+/// A node, and the directory of the files that crictl reads.
+struct Desk {
+    node: Node,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { node: Node::start() }
+    }
+
+    fn file(&self, name: &str, content: &Value) -> String {
+        let path = self.node.machine.dir().join(name);
+        std::fs::write(&path, content.to_string()).unwrap();
+        path.display().to_string()
+    }
+
+    fn pod_file(&self, name: &str) -> String {
+        let logs = self.node.config.logs.join(name);
+        self.file(
+            &format!("{name}.pod.json"),
+            &json!({
+                "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "attempt": 1},
+                "hostname": name, "log_directory": logs,
+                "linux": {"cgroup_parent": self.node.machine.cgroup_parent()},
+            }),
+        )
+    }
+
+    fn container_file(&self, name: &str, line: &str) -> String {
+        self.file(
+            &format!("{name}.json"),
+            &json!({
+                "metadata": {"name": name}, "image": {"image": self.node.busybox()},
+                "command": ["sh", "-c", line], "log_path": format!("{name}.log"), "linux": {},
+            }),
+        )
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        self.node.crictl(args).ok().trim().to_string()
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).expect("crictl prints JSON")
+    }
+}
+
+#[test]
+fn a_person_looks_around() {
+    let desk = Desk::new();
+    let version = desk.ok(&["version"]);
+    assert!(version.contains("RuntimeApiVersion:  v1"), "{version}");
+    let info = desk.json(&["info"]);
+    let conditions = info["status"]["conditions"].as_array().unwrap();
+    for kind in ["RuntimeReady", "NetworkReady"] {
+        assert!(
+            conditions.iter().any(|c| c["type"] == kind && c["status"] == true),
+            "{kind}: {conditions:?}"
+        );
+    }
+    let config = desk.ok(&["runtime-config"]);
+    assert!(config.to_lowercase().contains("cgroup"), "{config}");
+    desk.node.leaves_nothing();
+}
+
+#[test]
+fn images_come_are_looked_at_and_go() {
+    let desk = Desk::new();
+    let name = desk.node.busybox();
+    assert!(desk.ok(&["pull", &name]).contains("Image is up to date for sha256:"));
+    let listed = desk.json(&["images", "-o", "json"]);
+    assert_eq!(listed["images"][0]["repoTags"], json!([name]));
+    let id = listed["images"][0]["id"].as_str().unwrap().to_string();
+    assert!(desk.ok(&["images"]).contains("busybox"));
+    let looked = desk.json(&["inspecti", &name]);
+    assert_eq!(looked["status"]["id"], id.as_str());
+    let prefix = &id.trim_start_matches("sha256:")[..12];
+    assert_eq!(desk.json(&["inspecti", prefix])["status"]["id"], id.as_str(), "a prefix of the id will do");
+    let usage = desk.json(&["imagefsinfo", "-o", "json"]);
+    assert!(usage["status"]["imageFilesystems"][0]["usedBytes"]["value"].as_str().unwrap() != "0", "{usage}");
+    desk.ok(&["rmi", &name]);
+    assert!(desk.json(&["images", "-o", "json"])["images"].as_array().unwrap().is_empty());
+    desk.node.crictl(&["inspecti", &name]).fails();
+    desk.node.leaves_nothing();
+}
+
+#[test]
+fn a_pod_is_made_and_unmade_step_by_step() {
+    let desk = Desk::new();
+    let (pod_file, file) =
+        (desk.pod_file("steps"), desk.container_file("main", "echo started; exec sleep 1000"));
+    desk.ok(&["pull", &desk.node.busybox()]);
+    let pod = desk.ok(&["runp", &pod_file]);
+    assert_eq!(pod.len(), 64);
+    assert!(desk.ok(&["pods"]).contains("steps"));
+    assert_eq!(
+        desk.json(&["inspectp", &pod[..8]])["status"]["state"],
+        "SANDBOX_READY",
+        "a prefix is completed"
+    );
+
+    let container = desk.ok(&["create", &pod, &file, &pod_file]);
+    desk.ok(&["start", &container[..10]]);
+    assert!(desk.ok(&["ps"]).contains("Running"));
+    let looked = desk.json(&["inspect", &container]);
+    assert_eq!(looked["status"]["state"], "CONTAINER_RUNNING");
+    assert!(looked["info"]["pid"].as_u64().is_some_and(|pid| pid > 1), "{}", looked["info"]);
+
+    assert_eq!(desk.ok(&["exec", "--sync", &container, "echo", "in there"]), "in there");
+    desk.node.crictl(&["exec", "--sync", &container, "false"]).fails();
+    assert_eq!(desk.ok(&["logs", &container]), "started");
+    assert!(desk.ok(&["stats", &container]).contains(&container[..13]));
+    desk.ok(&[
+        "update",
+        "--memory",
+        "67108864",
+        "--cpu-quota",
+        "40000",
+        "--cpu-period",
+        "100000",
+        &container,
+    ]);
+    let limits = &desk.json(&["inspect", &container])["status"]["resources"]["linux"];
+    assert_eq!(limits["memoryLimitInBytes"], "67108864", "{limits}");
+
+    desk.ok(&["stop", "--timeout", "0", &container]);
+    assert_eq!(desk.json(&["inspect", &container])["status"]["state"], "CONTAINER_EXITED");
+    assert!(desk.ok(&["ps", "-a"]).contains("Exited"));
+    desk.ok(&["rm", &container]);
+    desk.ok(&["stopp", &pod]);
+    desk.ok(&["rmp", &pod]);
+    assert!(desk.json(&["pods", "-o", "json"])["items"].as_array().unwrap().is_empty());
+    let unknown = desk.node.crictl(&["inspectp", &pod]).fails();
+    assert!(unknown.contains("NotFound"), "{unknown}");
+    desk.node.leaves_nothing();
+}
+
+#[test]
+fn run_does_it_all_at_once_and_logs_follow() {
+    let desk = Desk::new();
+    desk.ok(&["pull", &desk.node.busybox()]);
+    let pod_file = desk.pod_file("once");
+    let file = desk
+        .container_file("counter", "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.05; done");
+    let container = desk.ok(&["run", &file, &pod_file]);
+    let followed = desk.ok(&["logs", "-f", &container]);
+    let expected: Vec<String> = (0..30).map(|number| format!("line {number}")).collect();
+    assert_eq!(followed.lines().collect::<Vec<_>>(), expected, "it follows to the end and stops there");
+    desk.ok(&["rmp", "-f", desk.json(&["pods", "-o", "json"])["items"][0]["id"].as_str().unwrap()]);
+    desk.node.leaves_nothing();
+}
+
+#[test]
+fn exec_attached_streams_both_ways_and_passes_the_exit_code() {
+    let desk = Desk::new();
+    desk.ok(&["pull", &desk.node.busybox()]);
+    let (pod_file, file) = (desk.pod_file("streams"), desk.container_file("main", "exec sleep 1000"));
+    let container = desk.ok(&["run", &file, &pod_file]);
+    assert_eq!(desk.ok(&["exec", &container, "echo", "streamed"]), "streamed");
+    let mut command =
+        desk.node.crictl_command(&["exec", "-i", &container, "sh", "-c", "cat; echo err >&2; exit 3"]);
+    let said = e2e::command::run_with_input(&mut command, b"through stdin\n");
+    assert_eq!(said.stdout, "through stdin\n");
+    assert!(said.stderr.contains("err") && said.stderr.contains("exit code 3"), "{said:?}");
+    desk.node.remove_all_pods();
+    desk.node.leaves_nothing();
+}
+
+#[test]
+fn attach_shows_what_is_written_from_then_on() {
+    let desk = Desk::new();
+    desk.ok(&["pull", &desk.node.busybox()]);
+    let (pod_file, file) =
+        (desk.pod_file("attach"), desk.container_file("main", "while :; do echo tick; sleep 0.1; done"));
+    let container = desk.ok(&["run", &file, &pod_file]);
+    let mut attached =
+        desk.node.crictl_command(&["attach", &container]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = attached.stdout.take().unwrap();
+    let mut seen = [0; 10];
+    stdout.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"tick\ntick\n");
+    attached.kill().unwrap();
+    attached.wait().unwrap();
+    desk.node.remove_all_pods();
+    desk.node.leaves_nothing();
+}
+
+#[test]
+fn a_forwarded_port_reaches_the_pod() {
+    let desk = Desk::new();
+    desk.ok(&["pull", &desk.node.busybox()]);
+    let (pod_file, file) =
+        (desk.pod_file("forward"), desk.container_file("main", "exec httpd -f -p 127.0.0.1:80 -h /www"));
+    desk.ok(&["run", &file, &pod_file]);
+    let pod = desk.json(&["pods", "-o", "json"])["items"][0]["id"].as_str().unwrap().to_string();
+    let mut forward =
+        desk.node.crictl_command(&["port-forward", &pod, "10080:80"]).stdout(Stdio::null()).spawn().unwrap();
+    let answer = eventually("the forwarded port answers", Duration::from_secs(15), || {
+        let to = ([127, 0, 0, 1], 10080).into();
+        let answer = desk.node.machine.on_its_network(|| e2e::http::request(to, "GET", "/", "", b""));
+        answer.map_err(|error| error.to_string())
+    });
+    forward.kill().unwrap();
+    forward.wait().unwrap();
+    assert_eq!(answer.body, b"hello from busybox\n");
+    desk.node.remove_all_pods();
+    desk.node.leaves_nothing();
+}

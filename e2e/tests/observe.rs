@@ -1,0 +1,86 @@
+//! Looking at a node: events, metrics, and the service's own commands.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use api::v1::{ContainerEventType, GetEventsRequest};
+use e2e::Node;
+
+#[test]
+fn events_come_in_order_with_their_statuses() {
+    let node = Node::start();
+    node.pull(&node.busybox());
+    let mut client = node.cri().raw();
+    let request = GetEventsRequest::default();
+    let mut stream = e2e::cri::runtime().block_on(client.get_container_events(request)).unwrap().into_inner();
+    let pod = node.pod("watched").run();
+    let container = pod.container("c").sh("exit 3").start();
+    container.exit();
+    container.remove();
+    pod.remove();
+
+    let mut seen: BTreeMap<String, Vec<ContainerEventType>> = BTreeMap::new();
+    let wants_more = |seen: &BTreeMap<String, Vec<_>>| {
+        let deleted = |id: &String| {
+            seen.get(id).is_some_and(|of| of.contains(&ContainerEventType::ContainerDeletedEvent))
+        };
+        !(deleted(&pod.id) && deleted(&container.id))
+    };
+    while wants_more(&seen) {
+        let next = e2e::cri::runtime()
+            .block_on(async { tokio::time::timeout(Duration::from_secs(10), stream.message()).await })
+            .unwrap_or_else(|_| panic!("no more events after {seen:?}"));
+        let event = next.unwrap().expect("the stream goes on");
+        assert!(event.created_at > 0);
+        if let Some(status) = &event.pod_sandbox_status {
+            assert_eq!(status.id, pod.id);
+        }
+        seen.entry(event.container_id.clone()).or_default().push(event.container_event_type());
+    }
+    use ContainerEventType::{
+        ContainerCreatedEvent as Created, ContainerDeletedEvent as Deleted, ContainerStartedEvent as Started,
+        ContainerStoppedEvent as Stopped,
+    };
+    assert_eq!(seen[&container.id], [Created, Started, Stopped, Deleted]);
+    assert_eq!(seen[&pod.id], [Created, Started, Stopped, Deleted]);
+    node.leaves_nothing();
+}
+
+#[test]
+fn metrics_count_what_was_asked_and_what_failed() {
+    let node =
+        Node::builder().with(|config, _| config.more.push_str("[metrics]\naddress = \"127.0.0.1:9180\"\n"));
+    let node = node.start();
+    node.pod("measured").run().remove();
+    node.pod("wrong").with(|config| config.metadata = None).try_run().expect_err("no metadata");
+    let scrape = || {
+        let address = ([127, 0, 0, 1], 9180).into();
+        let answer = node.machine.on_its_network(|| e2e::http::request(address, "GET", "/metrics", "", b""));
+        String::from_utf8(answer.expect("scrape").body).unwrap()
+    };
+    let metrics = scrape();
+    let lines =
+        |words: &[&str]| metrics.lines().filter(|line| words.iter().all(|word| line.contains(word))).count();
+    assert!(metrics.lines().any(|line| line.starts_with("gantline_")), "{metrics}");
+    assert!(lines(&["RunPodSandbox", "count"]) >= 2, "one series that is well, one that is not:\n{metrics}");
+    assert!(lines(&["cni_add"]) > 0, "stages are measured:\n{metrics}");
+}
+
+#[test]
+fn the_services_own_commands_tell_what_is() {
+    let node = Node::start();
+    let version = node.cri().version(Default::default()).unwrap();
+    assert!(node.gantline(&["version"]).ok().contains(&version.runtime_version));
+    node.gantline(&["config", "check"]).ok();
+    assert!(node.gantline(&["config", "dump"]).ok().contains(&node.config.root.display().to_string()));
+    node.pod("seen").run();
+    let status = node.gantline(&["status"]).ok();
+    assert!(!status.trim().is_empty());
+    let pulled = node.gantline(&["pull", &node.busybox()]).ok();
+    assert!(pulled.contains("sha256:"), "{pulled}");
+    let refused = node.gantline(&["pull", &e2e::Registry::reference("no/such:1")]).fails();
+    assert!(refused.contains("no/such"), "{refused}");
+    node.remove_all_pods();
+    node.leaves_nothing();
+}

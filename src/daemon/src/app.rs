@@ -1,0 +1,329 @@
+//! Wiring: each room gets its part of the configuration and handles to the rooms below it, and nothing else.
+//!
+//! [`App::build`] opens everything or nothing stays; [`App::run`] serves until a signal, then drains.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use image::{ImageConfig, Images, Overlay};
+use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
+use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
+use rpc::{
+    Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingServer,
+};
+use shim_client::LocalShims;
+use telemetry::Metrics;
+use tokio::net::UnixListener;
+
+use crate::admin::{Admin, Node, Phase, Shown};
+use crate::commands::version::VERSION;
+use crate::config::value::{CgroupDriver, IpPreference, UnsetSeccomp};
+use crate::config::{Config, reference};
+use crate::counted::Counted;
+use crate::drain::Drain;
+use crate::lock::{LockError, RootLock};
+use crate::runtimes::{self, Runtimes, RuntimesError};
+use crate::{notify, socket};
+
+/// What stopped the service from starting. Nothing that ran before is touched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    /// The root directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// An OCI runtime or the shim.
+    #[error(transparent)]
+    Runtimes(#[from] RuntimesError),
+    /// A socket.
+    #[error(transparent)]
+    Bind(#[from] socket::BindError),
+    /// The metrics address.
+    #[error("listen on metrics.address {address}")]
+    Metrics {
+        /// As configured.
+        address: std::net::SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The admin thread.
+    #[error("start the admin thread")]
+    Admin(#[source] std::io::Error),
+    /// A room.
+    #[error("open the {room} room")]
+    Room {
+        /// Which.
+        room: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The service, ready to run.
+pub(crate) struct App {
+    config: Config,
+    listener: UnixListener,
+    runtime: RuntimeRpc,
+    image: ImageRpc,
+    streaming: StreamingServer,
+    pods: Pods,
+    readiness: Readiness,
+    shown: Arc<Shown>,
+    // In the order of their end: the door last, but before the root is given back.
+    admin: Admin,
+    lock: RootLock,
+}
+
+impl App {
+    /// Takes the root, opens the rooms and binds the sockets; recovery begins. Must be called in the main
+    /// runtime.
+    pub(crate) async fn build(config: Config) -> Result<Self, BuildError> {
+        let lock = RootLock::take(&config.root)?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let found = runtimes::find(&config, &path)?;
+        let shim = runtimes::find_shim(&config, &path)?;
+
+        let metrics = Metrics::new();
+        let shown = Shown::new(Arc::clone(&metrics), config.socket());
+        let admin = start_admin(&config, &shown)?;
+
+        let images = Images::open(image_config(&config)).map_err(room("image"))?;
+        let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
+        let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
+        let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
+        let shims =
+            Arc::new(LocalShims { binary: shim, state: config.state.clone(), root: config.root.clone() });
+        let rooms =
+            Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
+        let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
+        let address = config.streaming.address.0.unwrap_or_else(loopback);
+        let (urls, streaming) = Streaming::listen(address).await.map_err(room("streaming"))?;
+        shown.opened(Node { images: images.clone(), pods: pods.clone(), network: Arc::clone(&network) });
+        let node = node(&config, &found, &pods, network);
+        let listener = socket::bind(&config.socket(), config.server.socket_mode.0, config.server.socket_gid)?;
+        let listener = UnixListener::from_std(listener).map_err(room("rpc"))?;
+        Ok(Self {
+            runtime: RuntimeRpc::new(pods.clone(), node, urls),
+            image: ImageRpc::new(images),
+            readiness: Readiness::default(),
+            config,
+            listener,
+            streaming,
+            pods,
+            shown,
+            admin,
+            lock,
+        })
+    }
+
+    /// Serves until `drain` begins, then finishes what is under way, within the grace. Pods keep running.
+    pub(crate) async fn run(self, drain: Drain) -> Result<(), rpc::ServeError> {
+        let Self { config, listener, runtime, image, streaming, pods, readiness, shown, admin, lock } = self;
+        let grace = config.server.drain_grace.0;
+        tokio::spawn(notify::heartbeat());
+        tokio::spawn(streaming.serve(pods.clone(), drain.token()));
+        tokio::spawn({
+            let (pods, readiness, shown) = (pods.clone(), readiness.clone(), Arc::clone(&shown));
+            async move {
+                pods.recovered().await;
+                shown.recovered();
+                readiness.open();
+                tracing::info!("every pod of the last run is taken over; all requests are served");
+            }
+        });
+        tokio::spawn({
+            let (drain, shown) = (drain.clone(), Arc::clone(&shown));
+            async move {
+                drain.begun().await;
+                shown.enter(Phase::Draining);
+                notify::stopping();
+                let requests = shown.metrics.operations.in_flight();
+                tracing::info!(requests, "stopping; pods keep running");
+            }
+        });
+        tracing::info!(path = %config.socket().display(), version = VERSION, "serving CRI");
+        notify::ready();
+
+        let operations = shown.metrics.operations.clone();
+        let stop = drain.begun();
+        let served = rpc::serve(listener, runtime, image, readiness, operations, stop, grace).await;
+        // Jobs whose client went away go on by themselves; what the grace cuts off is journaled.
+        if tokio::time::timeout(grace, pods.drained()).await.is_err() {
+            tracing::warn!("work was still under way after {grace:?}; the next start finishes it");
+        }
+        remove(&config.socket());
+        remove(&config.admin_socket());
+        drop(admin);
+        drop(lock);
+        served
+    }
+}
+
+fn remove(socket: &Path) {
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::debug!(path = %socket.display(), %error, "remove the socket");
+    }
+}
+
+fn room<E>(room: &'static str) -> impl FnOnce(E) -> BuildError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |source| BuildError::Room { room, source: source.into() }
+}
+
+fn loopback() -> std::net::SocketAddr {
+    (std::net::Ipv4Addr::LOCALHOST, 0).into()
+}
+
+fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, BuildError> {
+    let unix = socket::bind(&config.admin_socket(), 0o600, None)?;
+    let tcp = config.metrics.address.0.map(|address| {
+        std::net::TcpListener::bind(address)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .map_err(|source| BuildError::Metrics { address, source })
+    });
+    Admin::start(Arc::clone(shown), unix, tcp.transpose()?).map_err(BuildError::Admin)
+}
+
+/// The image room's part.
+pub(crate) fn image_config(config: &Config) -> ImageConfig {
+    let defaults = ImageConfig::new(&config.root);
+    let threads = match config.images.unpack_threads {
+        0 => defaults.unpack_threads_max,
+        threads => threads,
+    };
+    ImageConfig {
+        registry_config_dirs: config.images.certs_d.clone(),
+        pinned: config.images.pinned.clone(),
+        layers_at_once_max: config.images.fetches_max,
+        unpack_threads_max: threads,
+        ..defaults
+    }
+}
+
+fn cni_config(config: &Config) -> CniConfig {
+    let network = &config.network;
+    CniConfig {
+        conf_dir: network.conf_dir.clone(),
+        bin_dirs: network.bin_dirs.clone(),
+        cache_dir: network.cache_dir.clone(),
+        netns_dir: network.netns_dir.clone(),
+        conf_template: network.conf_template.clone(),
+        root: config.root.clone(),
+        plugin_deadline: network.plugin_timeout.0,
+        ip_preference: match network.ip_preference {
+            IpPreference::Ipv4 => network::IpPreference::Ipv4,
+            IpPreference::Ipv6 => network::IpPreference::Ipv6,
+            IpPreference::Cni => network::IpPreference::Cni,
+        },
+    }
+}
+
+fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
+    let driver = cgroup_driver(config.cgroup.driver);
+    let handlers = found.handlers.iter();
+    let security = &config.security;
+    let bare = |name: &String| name.strip_prefix("CAP_").unwrap_or(name).to_owned();
+    PodsConfig {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        netns_dir: config.network.netns_dir.clone(),
+        handlers: handlers.map(|(name, path)| (name.clone(), OciHandler { binary: path.clone() })).collect(),
+        default_handler: found.default.clone(),
+        cgroup_driver: driver,
+        cgroup_parent: match (driver, config.cgroup.parent.as_deref()) {
+            (pod::CgroupDriver::Cgroupfs, parent) => parent.unwrap_or("/gantline").to_owned(),
+            (pod::CgroupDriver::Systemd, slice) => slice_path(slice.unwrap_or("gantline.slice")),
+        },
+        log_line_bytes_max: config.pods.log_line_bytes_max,
+        defaults: ContainerDefaults {
+            capabilities: security.default_capabilities.iter().map(bare).collect(),
+            seccomp_when_unset: security.unset_seccomp == UnsetSeccomp::RuntimeDefault,
+            seccomp_profile: security.seccomp_profile.clone(),
+            unprivileged_ports: security.unprivileged_ports,
+            unprivileged_icmp: security.unprivileged_icmp,
+            rlimits: config
+                .pods
+                .default_ulimits
+                .iter()
+                .map(|limit| (format!("RLIMIT_{}", limit.name.to_uppercase()), limit.soft, limit.hard))
+                .collect(),
+        },
+    }
+}
+
+/// What `auto` means here: systemd where it runs the host and the hierarchy is v2 alone.
+fn cgroup_driver(configured: CgroupDriver) -> pod::CgroupDriver {
+    let unified = || Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    match configured {
+        CgroupDriver::Cgroupfs => pod::CgroupDriver::Cgroupfs,
+        CgroupDriver::Systemd => pod::CgroupDriver::Systemd,
+        CgroupDriver::Auto if sd_notify::booted().unwrap_or(false) && unified() => pod::CgroupDriver::Systemd,
+        CgroupDriver::Auto => pod::CgroupDriver::Cgroupfs,
+    }
+}
+
+/// Where systemd puts a slice: `a-b.slice` is `/a.slice/a-b.slice` (systemd.slice(5)).
+fn slice_path(slice: &str) -> String {
+    let name = slice.strip_suffix(".slice").unwrap_or(slice);
+    let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
+    ends.map(|end| format!("/{}.slice", &name[..end])).collect()
+}
+
+/// What rpc cannot see for itself.
+fn node(config: &Config, found: &Runtimes, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node {
+    let handlers = found.handlers.iter().map(|(name, binary)| {
+        let features = runtimes::features(binary);
+        Handler {
+            name: name.clone(),
+            default: *name == found.default,
+            recursive_read_only: features.recursive_read_only,
+            user_namespaces: features.user_namespaces,
+        }
+    });
+    let settings = reference::flat(config);
+    let (asked, described, told) = (Arc::clone(&network), Arc::clone(&network), network);
+    let pods = pods.clone();
+    rpc::Node {
+        version: VERSION.to_owned(),
+        handlers: handlers.collect(),
+        conditions: Box::new(move || Conditions {
+            runtime: match pods.is_recovered() {
+                true => Condition::Ready,
+                false => Condition::NotReady {
+                    reason: "Recovering".to_owned(),
+                    message: "pods of the last run are being taken over".to_owned(),
+                },
+            },
+            network: match asked.status() {
+                NetworkStatus::Ready => Condition::Ready,
+                NetworkStatus::NotReady { reason, message } => {
+                    Condition::NotReady { reason: reason.to_owned(), message }
+                }
+            },
+        }),
+        describe: Box::new(move || {
+            let mut described = match described.describe() {
+                serde_json::Value::Object(entries) => entries.into_iter().collect(),
+                other => BTreeMap::from([("cni".to_owned(), other)]),
+            };
+            described.insert("config".to_owned(), settings.clone());
+            described
+        }),
+        set_pod_cidr: Box::new(move |cidr| told.reconfigure(cidr).map_err(NodeError::new)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_lie_in_their_parents() {
+        assert_eq!(slice_path("gantline.slice"), "/gantline.slice");
+        assert_eq!(slice_path("kube-pods-burst.slice"), "/kube.slice/kube-pods.slice/kube-pods-burst.slice");
+    }
+}

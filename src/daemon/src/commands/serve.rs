@@ -1,0 +1,115 @@
+//! `gantline serve`: configuration → log → application → run, and the signals meanwhile.
+
+use crate::app::{App, BuildError};
+use crate::config::Config;
+use crate::config::layers::{self, Override};
+use crate::drain::{Asked, Drain, Signals};
+use crate::exit::Exit;
+use crate::flags::Common;
+use crate::lock::LockError;
+use crate::ui;
+
+/// Threads for work that blocks: mounts, stores, extraction. More would only wait for the same disk.
+const BLOCKING_THREADS_MAX: usize = 256;
+/// How long work that ignores the drain may hold up the process's end; a crash would be no worse for it.
+const SHUTDOWN_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Serves until a signal.
+pub(crate) fn run(common: &Common) -> Exit {
+    let config = match super::load(common) {
+        Ok(loaded) => loaded.config,
+        Err(exit) => return exit,
+    };
+    let log = match telemetry::init(&config.log_config()) {
+        Ok(log) => log,
+        Err(error) => {
+            ui::complain(error);
+            return Exit::Usage;
+        }
+    };
+    telemetry::log_panics();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("gantline")
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            ui::complain(format_args!("start the runtime: {error}"));
+            return Exit::Host;
+        }
+    };
+    let reload = Reload { file: common.config.clone(), overrides: common.overrides(), log };
+    let exit = runtime.block_on(serve(config, reload));
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    exit
+}
+
+async fn serve(config: Config, reload: Reload) -> Exit {
+    // First of all, so that a signal during start-up drains too.
+    let mut signals = match Signals::take() {
+        Ok(signals) => signals,
+        Err(error) => {
+            ui::complain(format_args!("take over signals: {error}"));
+            return Exit::Host;
+        }
+    };
+    let app = match App::build(config).await {
+        Ok(app) => app,
+        Err(error) => {
+            ui::complain(model::chain(&error));
+            return match error {
+                BuildError::Lock(LockError::Held { .. }) => Exit::Held,
+                _ => Exit::Host,
+            };
+        }
+    };
+    let drain = Drain::default();
+    let served = app.run(drain.clone());
+    tokio::pin!(served);
+    loop {
+        tokio::select! {
+            ended = &mut served => return match ended {
+                Ok(()) => Exit::Success,
+                Err(error) => {
+                    ui::complain(model::chain(&error));
+                    Exit::Failure
+                }
+            },
+            asked = signals.next() => match asked {
+                Asked::Stop => drain.begin(),
+                Asked::Reload => reload.run(),
+            },
+        }
+    }
+}
+
+/// What SIGHUP reads again.
+struct Reload {
+    file: Option<std::path::PathBuf>,
+    overrides: Vec<Override>,
+    log: telemetry::LogHandle,
+}
+
+impl Reload {
+    /// Reads the configuration; of what it says, the log level applies at once. One with faults changes
+    /// nothing.
+    fn run(&self) {
+        let config = match layers::load(self.file.as_deref(), &self.overrides) {
+            Ok(loaded) => loaded.config,
+            Err(error) => {
+                for fault in &error.0 {
+                    tracing::error!(error = %fault, "the configuration is not read again");
+                }
+                return;
+            }
+        };
+        match self.log.set_level(&config.log.level) {
+            Ok(()) => {
+                tracing::info!(level = config.log.level, "log level read again; all else needs a restart");
+            }
+            Err(error) => tracing::error!(error = %model::chain(&error), "the log level is not changed"),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The configuration: one struct that is the file, `config default`, the validation and the reference.
+//!
+//! Layers, each over the one before: the defaults here, the file, its drop-ins in the order of their names,
+//! the flags ([`layers`]). Then the whole is checked ([`validate`]), and only then does anything bind.
+
+pub(crate) mod layers;
+pub(crate) mod reference;
+pub(crate) mod schema;
+pub(crate) mod validate;
+pub(crate) mod value;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schema::section;
+use value::{CgroupDriver, IpPreference, Listen, LogFormat, Mode, Span, Ulimit, UnsetSeccomp};
+
+/// Where the file is when no flag says otherwise.
+pub(crate) const DEFAULT_FILE: &str = "/etc/gantline/config.toml";
+
+section! {
+    /// Everything that can be set. Read once, at start; SIGHUP reads `log.level` again.
+    struct Config {
+        /// What must survive a reboot: images, writable layers, the records of pods and containers.
+        /// Two services never share it: the second one is refused.
+        root: PathBuf = "/var/lib/gantline".into(),
+        /// What a reboot discards: sockets, bundles, shims. A tmpfs is best.
+        state: PathBuf = "/run/gantline".into(),
+        /// The OCI runtime for pods that name no handler. Not set: `crun`, else `runc`, else the first by name.
+        default_runtime: Option<String> = None,
+        /// The socket that kubelet and crictl speak to, and how the service ends.
+        server: Server = Server::default(),
+        /// What the service says on standard error.
+        log: Log = Log::default(),
+        /// Prometheus metrics and health, over HTTP.
+        metrics: Metrics = Metrics::default(),
+        /// Registries, and how images are pulled.
+        images: Images = Images::default(),
+        /// Pod networks, through CNI.
+        network: Network = Network::default(),
+        /// Who makes cgroups, and where.
+        cgroup: Cgroup = Cgroup::default(),
+        /// What a container may do when its pod does not say.
+        security: Security = Security::default(),
+        /// Pods and containers.
+        pods: Pods = Pods::default(),
+        /// The server that exec, attach and port-forward sessions connect to.
+        streaming: Streaming = Streaming::default(),
+        /// OCI runtimes by handler name. Without any, those of crun, runc and youki that PATH has are used
+        /// under their own names.
+        runtimes: BTreeMap<String, Runtime> = BTreeMap::new(),
+    }
+}
+
+section! {
+    /// The CRI socket.
+    struct Server {
+        /// The CRI socket. Not set: `gantline.sock` in the state directory.
+        socket: Option<PathBuf> = None,
+        /// The socket's permissions; whoever may write to it is root on this node.
+        socket_mode: Mode = Mode(0o660),
+        /// The group that owns the socket. Not set: the service's own.
+        socket_gid: Option<u32> = None,
+        /// How long a stopping service waits for requests under way; what is not done then is finished by
+        /// the next start. Pods keep running either way.
+        drain_grace: Span = Span::seconds(20),
+    }
+}
+
+section! {
+    /// Logs.
+    struct Log {
+        /// `error`, `warn`, `info`, `debug`, `trace`, or by module: `info,image=debug`.
+        level: String = "info".into(),
+        /// Lines for people, or one JSON object a line with the same fields.
+        format: LogFormat = LogFormat::Text,
+    }
+}
+
+section! {
+    /// Metrics.
+    struct Metrics {
+        /// Where `/metrics`, `/healthz` and `/readyz` are served, `127.0.0.1:9180` for example. Empty: only on
+        /// the admin socket in the state directory. There is no authentication: keep it on loopback.
+        address: Listen = Listen(None),
+    }
+}
+
+section! {
+    /// Images.
+    struct Images {
+        /// Directories of `<host>/hosts.toml` files (mirrors, certificates, plain HTTP), the first that has
+        /// the host wins.
+        certs_d: Vec<PathBuf> = vec!["/etc/gantline/certs.d".into(), "/etc/containerd/certs.d".into()],
+        /// References that are reported as pinned, so that the kubelet never removes them; `*` matches any text.
+        pinned: Vec<String> = Vec::new(),
+        /// Layers that are fetched and unpacked at once, over all pulls.
+        fetches_max: usize = 6,
+        /// Threads that verify, inflate and extract layers, over all pulls. 0: one for each processor.
+        unpack_threads: usize = 0,
+    }
+}
+
+section! {
+    /// CNI.
+    struct Network {
+        /// CNI network lists; the first file by name is the pod network. Watched: changes need no restart.
+        conf_dir: PathBuf = "/etc/cni/net.d".into(),
+        /// Where CNI plugins are looked for, in this order.
+        bin_dirs: Vec<PathBuf> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        /// Results of CNI ADD, as libcni keeps them; a pod's DEL needs the result of its ADD.
+        cache_dir: PathBuf = "/var/lib/cni".into(),
+        /// Where pods' network namespaces are pinned.
+        netns_dir: PathBuf = "/run/netns".into(),
+        /// A template of a network list that is filled with the node's pod CIDR when the kubelet announces
+        /// one. Not set: the announcement is only logged.
+        conf_template: Option<PathBuf> = None,
+        /// How long one plugin may take before it is killed and the attempt fails.
+        plugin_timeout: Span = Span::seconds(60),
+        /// Which of a pod's addresses is reported first.
+        ip_preference: IpPreference = IpPreference::Ipv4,
+    }
+}
+
+section! {
+    /// One OCI runtime.
+    struct Runtime {
+        /// The runtime's binary. Not set: the handler's name, looked for in PATH.
+        path: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// Cgroups.
+    struct Cgroup {
+        /// Must be what the kubelet uses, which it learns from us since Kubernetes 1.28. `auto` is systemd
+        /// where systemd is pid 1 and the hierarchy is v2, otherwise cgroupfs.
+        driver: CgroupDriver = CgroupDriver::Auto,
+        /// Where pods go that name no parent: an absolute cgroup path, or a slice with the systemd driver.
+        /// Not set: `/gantline`, or `gantline.slice`.
+        parent: Option<String> = None,
+    }
+}
+
+section! {
+    /// Confinement.
+    struct Security {
+        /// A seccomp profile in the OCI form that replaces the built-in default profile.
+        seccomp_profile: Option<PathBuf> = None,
+        /// What a container gets whose pod names no seccomp profile.
+        unset_seccomp: UnsetSeccomp = UnsetSeccomp::Unconfined,
+        /// Capabilities of a container before its pod adds and drops some.
+        default_capabilities: Vec<String> = [
+            "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP",
+            "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+        ].map(str::to_owned).to_vec(),
+        /// Whether containers without capabilities may listen below port 1024
+        /// (`net.ipv4.ip_unprivileged_port_start=0` in pods with a network of their own).
+        unprivileged_ports: bool = true,
+        /// Whether containers without capabilities may ping (`net.ipv4.ping_group_range` in the same pods).
+        unprivileged_icmp: bool = true,
+    }
+}
+
+section! {
+    /// Pods.
+    struct Pods {
+        /// A longer line of container output is split in the log, bytes. At most 64 KiB.
+        log_line_bytes_max: usize = model::limits::LOG_LINE_BYTES_DEFAULT,
+        /// Processes that one container may have. 0: as many as the node's limits allow.
+        pids_max: u32 = 0,
+        /// The per-pod process. Not set: `gantline-shim` beside the `gantline` binary, then in
+        /// `/usr/libexec/gantline`, then in PATH.
+        shim: Option<PathBuf> = None,
+        /// Limits of every container, `"nofile=1024:65536"` (soft:hard). Others are the service's own.
+        default_ulimits: Vec<Ulimit> = Vec::new(),
+    }
+}
+
+section! {
+    /// Streaming.
+    struct Streaming {
+        /// Where the kubelet connects for exec, attach and port-forward. Port 0: any free one. A session
+        /// needs a one-time token, but the connection is plain: keep it on loopback.
+        address: Listen = Listen(Some(std::net::SocketAddr::new(
+            std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+            0,
+        ))),
+        /// A session on which nothing moves for this long is closed.
+        idle_timeout: Span = Span::seconds(4 * 3600),
+    }
+}
+
+impl Config {
+    /// Where the CRI socket is.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.server.socket.clone().unwrap_or_else(|| self.state.join("gantline.sock"))
+    }
+
+    /// Where `pull`, `import` and `status` find the running service.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.state.join("admin.sock")
+    }
+
+    /// What telemetry is set up with.
+    pub(crate) fn log_config(&self) -> telemetry::LogConfig {
+        let format = match self.log.format {
+            LogFormat::Text => telemetry::LogFormat::Text,
+            LogFormat::Json => telemetry::LogFormat::Json,
+        };
+        telemetry::LogConfig { level: self.log.level.clone(), format }
+    }
+}

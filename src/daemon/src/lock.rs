@@ -1,0 +1,89 @@
+//! One service for one root directory: an flock(2) that the kernel gives back however the holder ends, with
+//! the holder's pid in the file for whoever is refused.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use kernel::SysError;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// Why the root directory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LockError {
+    /// Another process has it.
+    #[error("{root} is held by another gantline, pid {pid}; stop it, or choose another --root and --state")]
+    Held {
+        /// The root directory.
+        root: PathBuf,
+        /// The holder, or "unknown" in the moment before it has written its pid.
+        pid: String,
+    },
+    /// The file system refused.
+    #[error("lock the root directory")]
+    System(#[from] SysError),
+}
+
+/// The root directory is ours until this is dropped, or the process ends.
+#[derive(Debug)]
+pub(crate) struct RootLock {
+    // flock(2): held by the open file description, given back when it is closed.
+    _file: File,
+}
+
+impl RootLock {
+    /// Takes `<root>/lock`, making the directory where it is absent. Does not wait.
+    pub(crate) fn take(root: &Path) -> Result<Self, LockError> {
+        fs::create_dir_all(root).map_err(|e| SysError::path("create directory", root, e))?;
+        let path = root.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| SysError::path("open", &path, e))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() }.to_owned();
+                return Err(LockError::Held { root: root.to_owned(), pid });
+            }
+            Err(errno) => return Err(SysError::path("flock", &path, errno).into()),
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(|e| SysError::path("write", &path, e))?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_with_the_pid_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        let first = RootLock::take(&root).unwrap();
+        let refused = RootLock::take(&root).unwrap_err().to_string();
+        let expected = format!("{} is held by another gantline, pid {};", root.display(), std::process::id());
+        assert!(refused.starts_with(&expected), "{refused}");
+        drop(first);
+        RootLock::take(&root).unwrap();
+    }
+
+    #[test]
+    fn a_longer_pid_of_a_dead_holder_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("lock"), "99999999999999\nrubbish\n").unwrap();
+        let _held = RootLock::take(dir.path()).unwrap();
+        let text = fs::read_to_string(dir.path().join("lock")).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+    }
+}

@@ -1,0 +1,134 @@
+//! Root filesystems: an image's layers, and a container's own writable layer over them.
+
+mod mount;
+mod overlay;
+
+use std::path::{Path, PathBuf};
+
+use kernel::SysError;
+use model::{Classify, ContainerId, Digest, ErrorKind, UnixNanos};
+use store::StoreError;
+
+use crate::image::Image;
+
+pub use overlay::Overlay;
+
+/// What a writable layer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Files, directories and all else.
+    pub inodes: u64,
+    /// When this was true.
+    pub at: UnixNanos,
+}
+
+/// What stopped a snapshot from being made, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The image was removed since it was looked up.
+    #[error("snapshot {key}: layer {layer} is not on this node any more")]
+    LayerMissing {
+        /// The snapshot.
+        key: String,
+        /// The layer's diff id.
+        layer: Digest,
+    },
+    /// There is no snapshot of this name.
+    #[error("snapshot {0} does not exist")]
+    NotFound(String),
+    /// The key is not a plain file name.
+    #[error("snapshot key {0:?} is not a plain name")]
+    Key(String),
+    /// The lease could not be recorded or forgotten.
+    #[error("{stage} of snapshot {key}")]
+    Store {
+        /// What was attempted.
+        stage: &'static str,
+        /// The snapshot.
+        key: String,
+        /// What the store said.
+        #[source]
+        source: StoreError,
+    },
+    /// A directory or a mount.
+    #[error("{stage} of snapshot {key}")]
+    Disk {
+        /// What was attempted.
+        stage: &'static str,
+        /// The snapshot.
+        key: String,
+        /// What the kernel said.
+        #[source]
+        source: SysError,
+    },
+}
+
+impl Classify for SnapshotError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::LayerMissing { .. } | Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Key(_) => ErrorKind::Invalid,
+            Self::Store { source, .. } => source.kind(),
+            Self::Disk { source, .. } => model::error::io_kind(&source.source),
+        }
+    }
+}
+
+/// Makes root filesystems from images. Synchronous: async callers use the blocking pool.
+///
+/// Every operation may be repeated after a crash in the middle of it, and the lease that keeps an image's
+/// layers on disk is recorded before anything else is made, and forgotten after everything else is gone.
+pub trait Snapshots: Send + Sync {
+    /// Makes a container's writable layer and mounts its root filesystem on `rootfs`, which is made if absent.
+    ///
+    /// # Errors
+    /// What stopped it; nothing is left then.
+    fn prepare(&self, container: &ContainerId, image: &Image, rootfs: &Path) -> Result<(), SnapshotError>;
+
+    /// Mounts a prepared container's root filesystem again, after a reboot or an unmount.
+    ///
+    /// # Errors
+    /// An unknown container, or the mount.
+    fn remount(&self, container: &ContainerId, rootfs: &Path) -> Result<(), SnapshotError>;
+
+    /// Unmounts what is mounted on `rootfs`. Nothing mounted, or no such directory, is success.
+    ///
+    /// # Errors
+    /// The system call that failed.
+    fn unmount(&self, rootfs: &Path) -> Result<(), SnapshotError>;
+
+    /// Removes a container's writable layer and lets go of its image's layers. An unknown one is success.
+    ///
+    /// # Errors
+    /// What stopped it; it may be called again.
+    fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError>;
+
+    /// What a container's writable layer takes, found by walking it.
+    ///
+    /// # Errors
+    /// An unknown container.
+    fn usage(&self, container: &ContainerId) -> Result<Usage, SnapshotError>;
+
+    /// The directory of a container's writable layer.
+    fn upper(&self, container: &ContainerId) -> PathBuf;
+
+    /// Containers that have a writable layer or a lease, for recovery to compare with what it knows.
+    fn containers(&self) -> Vec<ContainerId>;
+
+    /// Mounts an image read-only on `target`, which is made if absent. `key` is a plain name.
+    ///
+    /// # Errors
+    /// What stopped it; nothing is left then.
+    fn view(&self, key: &str, image: &Image, target: &Path) -> Result<(), SnapshotError>;
+
+    /// Unmounts a view and lets go of its image's layers. An unknown one is success.
+    ///
+    /// # Errors
+    /// What stopped it; it may be called again.
+    fn remove_view(&self, key: &str, target: &Path) -> Result<(), SnapshotError>;
+
+    /// Views that have a lease, for recovery to compare with what it knows.
+    fn views(&self) -> Vec<String>;
+}

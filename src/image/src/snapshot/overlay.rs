@@ -1,0 +1,214 @@
+//! [`Snapshots`] on overlayfs: writable layers in `<root>/containers/<id>/{upper,work}`.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kernel::SysError;
+use model::{ContainerId, Digest};
+
+use super::{SnapshotError, Snapshots, Usage, mount};
+use crate::disk;
+use crate::image::Image;
+use crate::images::{Images, Shared, lock, now};
+use crate::layers::make_dir;
+use crate::records::{LEASES, LeaseRecord};
+
+/// Root filesystems as overlay mounts of layer directories.
+pub struct Overlay {
+    shared: Arc<Shared>,
+    containers: PathBuf,
+}
+
+const CONTAINER: &str = "container/";
+const VIEW: &str = "view/";
+
+impl Overlay {
+    /// Snapshots of these images, under the same root.
+    ///
+    /// # Errors
+    /// `<root>/containers` cannot be made.
+    pub fn new(images: &Images) -> Result<Self, SysError> {
+        let containers = images.shared.config.root.join("containers");
+        make_dir(&containers)?;
+        Ok(Self { shared: images.shared.clone(), containers })
+    }
+
+    fn dir(&self, container: &ContainerId) -> PathBuf {
+        self.containers.join(container)
+    }
+
+    /// Records who holds which layers: the one durable commit of a snapshot's making.
+    fn lease(&self, key: &str, image: &Image) -> Result<(), SnapshotError> {
+        let lease = LeaseRecord { image: image.id.clone(), stack: image.stack.clone() };
+        {
+            let mut index = lock(&self.shared.index);
+            if !index.add_lease(key, lease.clone()) {
+                let absent = image.stack.iter().find(|digest| index.layer(digest).is_none());
+                let layer = absent.unwrap_or(&image.id.0).clone();
+                return Err(SnapshotError::LayerMissing { key: key.to_owned(), layer });
+            }
+        }
+        self.shared.store.write(|w| w.put(&LEASES, key, &lease)).map_err(|source| {
+            self.let_go(key);
+            SnapshotError::Store { stage: "record the lease", key: key.to_owned(), source }
+        })
+    }
+
+    /// Forgets the lease, the last thing of a snapshot's removal.
+    fn unlease(&self, key: &str) -> Result<(), SnapshotError> {
+        if lock(&self.shared.index).lease(key).is_none() {
+            return Ok(());
+        }
+        self.shared.store.write(|w| w.remove(&LEASES, key)).map_err(|source| SnapshotError::Store {
+            stage: "forget the lease",
+            key: key.to_owned(),
+            source,
+        })?;
+        self.let_go(key);
+        Ok(())
+    }
+
+    fn let_go(&self, key: &str) {
+        let lease = lock(&self.shared.index).remove_lease(key);
+        if let Some(lease) = lease {
+            self.shared.release(&lease.stack);
+        }
+    }
+
+    /// The lower directories, top first as overlayfs wants them; never none.
+    fn lower(&self, stack: &[Digest]) -> Vec<PathBuf> {
+        let mut lower: Vec<_> = stack.iter().rev().map(|digest| self.shared.layers.path(digest)).collect();
+        if lower.is_empty() {
+            lower.push(self.shared.layers.empty(0));
+        }
+        lower
+    }
+
+    fn mount(&self, container: &ContainerId, stack: &[Digest], rootfs: &Path) -> Result<(), SysError> {
+        let dir = self.dir(container);
+        make_dir(rootfs)?;
+        mount::overlay(&self.lower(stack), Some((&dir.join("upper"), &dir.join("work"))), rootfs)
+    }
+
+    fn make(&self, container: &ContainerId, stack: &[Digest], rootfs: &Path) -> Result<(), SysError> {
+        let dir = self.dir(container);
+        let upper = dir.join("upper");
+        make_dir(&upper)?;
+        make_dir(&dir.join("work"))?;
+        // The mount's root has the upper directory's owner and mode: give it the image's.
+        let top = match stack.last() {
+            Some(digest) => {
+                let top = self.shared.layers.path(digest);
+                fs::metadata(&top)
+                    .map(|m| (m.uid(), m.gid(), m.mode()))
+                    .map_err(|e| SysError::path("stat", &top, e))?
+            }
+            None => (0, 0, 0o755),
+        };
+        std::os::unix::fs::chown(&upper, Some(top.0), Some(top.1))
+            .map_err(|e| SysError::path("chown", &upper, e))?;
+        fs::set_permissions(&upper, fs::Permissions::from_mode(top.2 & 0o7777))
+            .map_err(|e| SysError::path("chmod", &upper, e))?;
+        self.mount(container, stack, rootfs)
+    }
+}
+
+impl Snapshots for Overlay {
+    fn prepare(&self, container: &ContainerId, image: &Image, rootfs: &Path) -> Result<(), SnapshotError> {
+        let key = format!("{CONTAINER}{container}");
+        self.lease(&key, image)?;
+        self.make(container, &image.stack, rootfs).map_err(|source| {
+            let undone = self.unmount(rootfs).and_then(|()| self.remove(container));
+            if let Err(error) = undone {
+                tracing::warn!(container.id = %container, error = %model::chain(&error), "undo of prepare");
+            }
+            SnapshotError::Disk { stage: "make", key, source }
+        })
+    }
+
+    fn remount(&self, container: &ContainerId, rootfs: &Path) -> Result<(), SnapshotError> {
+        let key = format!("{CONTAINER}{container}");
+        let lease = lock(&self.shared.index).lease(&key).cloned();
+        let lease = lease.ok_or_else(|| SnapshotError::NotFound(key.clone()))?;
+        self.unmount(rootfs)?;
+        self.mount(container, &lease.stack, rootfs).map_err(|source| SnapshotError::Disk {
+            stage: "remount",
+            key,
+            source,
+        })
+    }
+
+    fn unmount(&self, rootfs: &Path) -> Result<(), SnapshotError> {
+        mount::unmount_all(rootfs).map_err(|source| SnapshotError::Disk {
+            stage: "unmount",
+            key: rootfs.display().to_string(),
+            source,
+        })
+    }
+
+    fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError> {
+        let key = format!("{CONTAINER}{container}");
+        kernel::beneath::remove_tree(&self.dir(container)).map_err(|source| SnapshotError::Disk {
+            stage: "remove",
+            key: key.clone(),
+            source,
+        })?;
+        self.unlease(&key)
+    }
+
+    fn usage(&self, container: &ContainerId) -> Result<Usage, SnapshotError> {
+        let upper = self.upper(container);
+        let (bytes, inodes) = disk::walk(&upper).map_err(|source| match source.is_not_found() {
+            true => SnapshotError::NotFound(format!("{CONTAINER}{container}")),
+            false => SnapshotError::Disk { stage: "walk", key: format!("{CONTAINER}{container}"), source },
+        })?;
+        Ok(Usage { bytes, inodes, at: now() })
+    }
+
+    fn upper(&self, container: &ContainerId) -> PathBuf {
+        self.dir(container).join("upper")
+    }
+
+    fn containers(&self) -> Vec<ContainerId> {
+        let mut found: Vec<ContainerId> = {
+            let index = lock(&self.shared.index);
+            index.lease_keys().filter_map(|key| key.strip_prefix(CONTAINER)?.parse().ok()).collect()
+        };
+        let on_disk = fs::read_dir(&self.containers).into_iter().flatten().flatten();
+        found.extend(on_disk.filter_map(|entry| entry.file_name().to_str()?.parse().ok()));
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    fn view(&self, key: &str, image: &Image, target: &Path) -> Result<(), SnapshotError> {
+        if key.is_empty() || key.contains('/') {
+            return Err(SnapshotError::Key(key.to_owned()));
+        }
+        let lease = format!("{VIEW}{key}");
+        self.lease(&lease, image)?;
+        let mut lower = self.lower(&image.stack);
+        if lower.len() == 1 {
+            // Without an upper directory overlayfs wants two lower ones.
+            lower.push(self.shared.layers.empty(1));
+        }
+        make_dir(target).and_then(|()| mount::overlay(&lower, None, target)).map_err(|source| {
+            if let Err(error) = self.remove_view(key, target) {
+                tracing::warn!(view = key, error = %model::chain(&error), "undo of view");
+            }
+            SnapshotError::Disk { stage: "mount", key: lease, source }
+        })
+    }
+
+    fn remove_view(&self, key: &str, target: &Path) -> Result<(), SnapshotError> {
+        self.unmount(target)?;
+        self.unlease(&format!("{VIEW}{key}"))
+    }
+
+    fn views(&self) -> Vec<String> {
+        let index = lock(&self.shared.index);
+        index.lease_keys().filter_map(|key| key.strip_prefix(VIEW)).map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,83 @@
+//! Files as a container would see them: paths whose every symbolic link, absolute ones too, stays in a root
+//! directory (openat2(2), RESOLVE_IN_ROOT). For extraction, which follows no such links, see [`crate::beneath`].
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::SysError;
+
+/// Reads a regular file of at most `bytes_max` bytes; `None` when there is none at that path.
+///
+/// Nothing but a regular file is opened for reading: an image may hold a FIFO or a device of that name.
+///
+/// # Errors
+/// The system call that failed, or what is there is not a regular file, or a longer one.
+pub fn read(root: &Path, path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>, SysError> {
+    let at = || root.join(path.strip_prefix("/").unwrap_or(path));
+    let refused = |why: &str| SysError::path("read", at(), io::Error::new(io::ErrorKind::InvalidData, why));
+    let found = match open_path(root, path) {
+        Ok(found) => found,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(e) => return Err(SysError::path("openat2", at(), e)),
+    };
+    let stat = rustix::fs::fstat(&found).map_err(|e| SysError::path("fstat", at(), e))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(refused("not a regular file"));
+    }
+    let handle = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let file = File::open(handle).map_err(|e| SysError::path("open", at(), e))?;
+    let mut bytes = Vec::new();
+    let most = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(most).read_to_end(&mut bytes).map_err(|e| SysError::path("read", at(), e))?;
+    if bytes.len() > bytes_max {
+        return Err(refused("longer than it may be"));
+    }
+    Ok(Some(bytes))
+}
+
+fn open_path(root: &Path, path: &Path) -> Result<OwnedFd, Errno> {
+    let directory =
+        rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(&directory, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_stay_in_the_root_and_only_regular_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        std::fs::write(dir.path().join("secret"), "outside").unwrap();
+        std::fs::write(root.join("etc/real"), "inside").unwrap();
+        symlink("/etc/real", root.join("etc/absolute")).unwrap();
+        symlink("../../../etc/real", root.join("etc/climbing")).unwrap();
+        symlink("../../secret", root.join("etc/escape")).unwrap();
+        symlink("/proc/self/exe", root.join("etc/magic")).unwrap();
+        symlink("loop", root.join("etc/loop")).unwrap();
+        rustix::fs::mknodat(CWD, root.join("etc/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+
+        let check = |path: &str| {
+            read(&root, Path::new(path), 100).map(|found| found.map(|b| String::from_utf8(b).unwrap()))
+        };
+        for path in ["/etc/real", "etc/real", "/etc/absolute", "/etc/climbing"] {
+            assert_eq!(check(path).unwrap().as_deref(), Some("inside"), "{path}");
+        }
+        for path in ["/etc/escape", "/etc/magic", "/etc/absent", "/etc/real/below"] {
+            assert_eq!(check(path).unwrap(), None, "{path}");
+        }
+        for path in ["/etc/fifo", "/etc/loop", "/etc"] {
+            assert!(check(path).is_err(), "{path}");
+        }
+        assert!(read(&root, Path::new("/etc/real"), 5).is_err(), "too long");
+    }
+}

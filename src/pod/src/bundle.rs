@@ -1,0 +1,296 @@
+//! A container's bundle: its root filesystem, mounted, and its OCI specification, made and undone.
+//!
+//! The record in phase `Creating` is the journal: it is durable before [`make`] touches the host, and
+//! [`undo`] succeeds however far `make` came. A bundle holds nothing that runs; see [`crate::driver`] for
+//! the start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::{Image, Images, Snapshots};
+use kernel::{SysError, durable};
+use model::{
+    Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, NamespaceMode, PodConfig, PodId, Signal,
+};
+use shim_client::{RunContainer, Shim};
+use telemetry::Stages;
+
+use crate::config::{PodPaths, PodsConfig};
+use crate::error::{Cause, PodError};
+use crate::records::ContainerRecord;
+use crate::sandbox;
+use crate::spec::{
+    self, Defaults, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path, prepare,
+};
+use crate::state::User;
+
+/// What bundles are made with.
+#[derive(Clone)]
+pub(crate) struct Builder {
+    config: Arc<PodsConfig>,
+    images: Images,
+    snapshots: Arc<dyn Snapshots>,
+    stages: Stages,
+    facts: Arc<HostFacts>,
+    defaults: Arc<Defaults>,
+}
+
+/// What one container is made from.
+pub(crate) struct Input {
+    pub(crate) pod: PodId,
+    pub(crate) pod_config: Arc<PodConfig>,
+    /// The parent of its containers' cgroups, as the driver writes it.
+    pub(crate) cgroup_parent: String,
+    /// The first process of the pod's shared PID namespace.
+    pub(crate) pod_init: Option<u32>,
+    /// The first process of the container whose PID namespace is shared.
+    pub(crate) target_pid: Option<u32>,
+    pub(crate) container: ContainerId,
+    pub(crate) record: ContainerRecord,
+    pub(crate) image: Arc<Image>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    /// Who the process will be.
+    pub(crate) user: User,
+}
+
+/// A bundle that could not be made.
+#[derive(Debug)]
+pub(crate) struct NotMade {
+    /// Why.
+    pub(crate) error: PodError,
+    /// Whether nothing of it is left on the host.
+    pub(crate) undone: bool,
+}
+
+impl Builder {
+    /// Looks at the node once, for all bundles.
+    pub(crate) fn new(
+        config: Arc<PodsConfig>,
+        images: Images,
+        snapshots: Arc<dyn Snapshots>,
+        stages: Stages,
+    ) -> Result<Self, PodError> {
+        let facts = crate::host::facts().map_err(|e| PodError::Store(Cause::host(e)))?;
+        let defaults = config.spec_defaults();
+        Ok(Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults: Arc::new(defaults) })
+    }
+
+    /// The image that a container asks for, which must be on this node.
+    pub(crate) fn find_image(&self, wanted: &ImageSpec) -> Result<Arc<Image>, PodError> {
+        let _timed = self.stages.time("image_resolve");
+        match self.images.find(&wanted.image) {
+            Ok(Some(image)) => Ok(image),
+            Ok(None) => Err(PodError::ImageNotFound(wanted.image.clone())),
+            Err(error) if error.kind() == ErrorKind::Invalid => {
+                Err(PodError::Invalid { field: "config.image.image", why: model::chain(&error) })
+            }
+            Err(error) => Err(PodError::Store(Cause::new(error))),
+        }
+    }
+
+    /// What the node has and may.
+    pub(crate) fn facts(&self) -> &HostFacts {
+        &self.facts
+    }
+
+    /// Containers that have a writable layer, for the sweep after a recovery.
+    pub(crate) fn snapshots(&self) -> &Arc<dyn Snapshots> {
+        &self.snapshots
+    }
+}
+
+/// What StopContainer sends first.
+pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Result<Signal, PodError> {
+    let of_image = image.config.stop_signal.as_deref().filter(|text| !text.is_empty());
+    match (config.stop_signal, of_image) {
+        (Some(signal), _) => Ok(signal),
+        (None, None) => Ok(Signal::TERM),
+        (None, Some(text)) => Signal::parse(text)
+            .map_err(|e| PodError::Invalid { field: "config.image.image", why: format!("its stop signal: {e}") }),
+    }
+}
+
+/// Where the container's output is kept.
+pub(crate) fn log_path(pod: &PodConfig, container: &ContainerConfig) -> Option<PathBuf> {
+    let directory = pod.log_directory.as_ref()?;
+    (!container.log_path.as_os_str().is_empty()).then(|| directory.join(&container.log_path))
+}
+
+/// Makes a bundle, or leaves nothing.
+pub(crate) async fn make(builder: &Builder, input: Input) -> Result<Bundle, NotMade> {
+    let container = input.container.clone();
+    let worker = builder.clone();
+    let made = tokio::task::spawn_blocking(move || worker.make(&input)).await;
+    let error = match made {
+        Ok(Ok(bundle)) => return Ok(bundle),
+        Ok(Err(error)) => error,
+        Err(_) => PodError::Stopping,
+    };
+    Err(match undo(builder, &container).await {
+        Ok(()) => NotMade { error, undone: true },
+        Err(undo) => NotMade {
+            error: PodError::AndUndo { first: Box::new(error), undo: model::chain(&undo) },
+            undone: false,
+        },
+    })
+}
+
+/// Removes what is left of a bundle. Nothing left is success.
+pub(crate) async fn undo(builder: &Builder, container: &ContainerId) -> Result<(), PodError> {
+    let (snapshots, bundle, container) =
+        (Arc::clone(&builder.snapshots), builder.config.bundle(container), container.clone());
+    blocking(move || {
+        let step = |step: &'static str| {
+            let container = container.clone();
+            move |source| PodError::ContainerStep { step, container, source }
+        };
+        let unmounted = snapshots.unmount(&bundle.join("rootfs")).map_err(Cause::new);
+        unmounted.map_err(step("unmount the root filesystem"))?;
+        snapshots.remove(&container).map_err(Cause::new).map_err(step("remove the writable layer"))?;
+        match fs::remove_dir_all(&bundle) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(step("remove the bundle")(Cause::host(SysError::path("remove", &bundle, error))))
+            }
+            _ => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Clears away what only a running container needs: what the OCI runtime keeps, and the mount.
+pub(crate) async fn clear(
+    builder: &Builder,
+    shim: Option<&Shim>,
+    container: &ContainerId,
+) -> Result<(), PodError> {
+    if let Some(shim) = shim {
+        match shim.delete(container).await {
+            Ok(()) => {}
+            // The shim is going or gone; what it would have deleted is deleted with the pod's cgroup.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotReady) => {}
+            Err(error) => return Err(PodError::container_step("delete", container, error)),
+        }
+    }
+    let (snapshots, rootfs, id) =
+        (Arc::clone(&builder.snapshots), builder.config.bundle(container).join("rootfs"), container.clone());
+    blocking(move || {
+        let unmounted = snapshots.unmount(&rootfs);
+        unmounted.map_err(|e| PodError::container_step("unmount the root filesystem", &id, e))
+    })
+    .await
+}
+
+/// Makes the directory that the log goes to.
+pub(crate) async fn prepare_log(run: &RunContainer) -> Result<(), PodError> {
+    let Some(directory) = run.log.as_ref().and_then(|log| log.path.parent()).map(Path::to_owned) else {
+        return Ok(());
+    };
+    let container = run.container.clone();
+    blocking(move || {
+        fs::create_dir_all(&directory).map_err(|error| PodError::ContainerStep {
+            step: "make the log directory",
+            container,
+            source: Cause::host(SysError::path("mkdir", &directory, error)),
+        })
+    })
+    .await
+}
+
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, PodError> + Send + 'static,
+) -> Result<R, PodError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(PodError::Stopping))
+}
+
+impl Builder {
+    fn make(&self, input: &Input) -> Result<Bundle, PodError> {
+        let container = &input.container;
+        let step = |step: &'static str| {
+            move |source: Cause| PodError::ContainerStep { step, container: container.clone(), source }
+        };
+        let bundle = self.config.bundle(container);
+        let rootfs = bundle.join("rootfs");
+        fs::create_dir_all(&bundle)
+            .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
+        let timed = self.stages.time("snapshot");
+        self.snapshots
+            .prepare(container, &input.image, &rootfs)
+            .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
+        drop(timed);
+        let _timed = self.stages.time("spec");
+        let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
+        let config = &input.record.config;
+        let user = spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
+        let mounts = prepare::mounts(config, &BTreeMap::new()).map_err(refused)?;
+        let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
+        let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
+        let seccomp = spec::read_localhost(profile).map_err(refused)?;
+        let cgroups_path = cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
+        let cgroups_path = cgroups_path.map_err(refused)?;
+        let image = &input.image.config;
+        let spec = spec::build(&SpecInput {
+            pod_id: &input.pod,
+            pod: &input.pod_config,
+            container_id: container,
+            container: config,
+            image: &ImageDefaults {
+                user: image.user.clone(),
+                env: image.env.clone(),
+                entrypoint: image.entrypoint.clone(),
+                cmd: image.cmd.clone(),
+                working_dir: image.working_dir.clone(),
+            },
+            user: &user,
+            rootfs: &rootfs,
+            hostname: &sandbox::hostname(&input.pod, &input.pod_config),
+            files: &self.files(input),
+            namespaces: &self.namespaces(input),
+            mounts: &mounts,
+            devices: &devices,
+            seccomp_localhost: seccomp.as_deref(),
+            cgroups_path: &cgroups_path,
+            host: &self.facts,
+            defaults: &self.defaults,
+        })
+        .map_err(refused)?;
+        let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
+        // Not synced: a reboot ends every container, and takes the bundles with it.
+        durable::replace(&bundle.join("config.json"), &bytes, 0o600)
+            .map_err(|e| step("write the specification")(Cause::host(e)))?;
+        let groups: BTreeSet<u32> = [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
+        let user = User { uid: user.uid, gid: user.gid, supplemental_groups: groups.into_iter().collect() };
+        Ok(Bundle { user })
+    }
+
+    fn files(&self, input: &Input) -> PodFiles {
+        let paths = PodPaths::new(&self.config, &input.pod);
+        let shared = input.pod_config.security.namespaces.ipc == NamespaceMode::Pod;
+        PodFiles {
+            resolv_conf: Some(paths.resolv_conf()),
+            hostname: Some(paths.hostname()),
+            hosts: Some(paths.hosts()),
+            shm: shared.then(|| paths.shm()),
+        }
+    }
+
+    fn namespaces(&self, input: &Input) -> NamespacePaths {
+        let paths = PodPaths::new(&self.config, &input.pod);
+        let namespaces = &input.pod_config.security.namespaces;
+        let networked = namespaces.network == NamespaceMode::Pod;
+        let pid_of = |pid: Option<u32>| pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid")));
+        NamespacePaths {
+            network: networked.then(|| self.config.netns(&input.pod)),
+            ipc: (namespaces.ipc == NamespaceMode::Pod).then(|| paths.ipc()),
+            uts: networked.then(|| paths.uts()),
+            pid: pid_of(input.pod_init),
+            target_pid: pid_of(input.target_pid),
+        }
+    }
+}

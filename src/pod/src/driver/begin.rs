@@ -1,0 +1,327 @@
+//! The beginning of each kind of work: its intent is committed, then its job runs beside the driver.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::limits::OCI_RUNTIME_MAX;
+use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
+use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Driver, Product, Request, Waiter};
+use crate::bundle;
+use crate::cgroups;
+use crate::config::CgroupDriver;
+use crate::ending::{Ending, kill_cgroup};
+use crate::error::{Cause, PodError};
+use crate::queue::Job;
+use crate::records::ContainerRecord;
+use crate::resize;
+use crate::sandbox::Site;
+use crate::state::{ContainerPhase, PodPhase, User};
+use crate::time::now;
+
+impl Driver {
+    /// Begins what was asked; the waiter is answered when it ends, or now when it cannot begin.
+    pub(super) async fn begin(&mut self, request: Request, waiter: Waiter) {
+        let begun = match request {
+            Request::Run(_) => self.begin_run().await,
+            Request::StopPod => self.begin_stop_pod().await,
+            Request::RemovePod => self.begin_remove_pod().await,
+            Request::Create(config) => self.begin_create(config).await,
+            Request::Start(id) => self.begin_start(id).await,
+            Request::Stop(id, grace) => Ok(self.begin_stop(id, grace)),
+            Request::Remove(id) => self.begin_remove(id).await,
+            Request::Update(id, resources) => Ok(self.begin_update(id, resources)),
+            Request::UpdatePod { .. } => return,
+        };
+        match begun {
+            Ok(job) => self.waiting.entry(job).or_default().push(waiter),
+            Err(error) => self.answer(waiter, Err(error)),
+        }
+    }
+
+    async fn begin_run(&mut self) -> Result<Job, PodError> {
+        // The record in phase Creating is the journal of every step: nothing touches the host before it.
+        if let Err(error) = self.commit([self.pod_change()]).await {
+            self.gone = true;
+            return Err(error);
+        }
+        let (host, id, record) = (Arc::clone(&self.host), self.id.clone(), self.record.clone());
+        self.spawn(Job::Run, async move { Product::Ran(site(&host, &id, &record).make().await) });
+        Ok(Job::Run)
+    }
+
+    pub(super) async fn begin_stop_pod(&mut self) -> Result<Job, PodError> {
+        let before = std::mem::replace(&mut self.record.phase, PodPhase::Stopping);
+        if let Err(error) = self.commit([self.pod_change()]).await {
+            self.record.phase = before;
+            return Err(error);
+        }
+        self.publish();
+        let (host, id, record) = (Arc::clone(&self.host), self.id.clone(), self.record.clone());
+        let endings = self.endings();
+        self.spawn(Job::StopPod, async move {
+            Product::Plain(match end_all(endings).await {
+                Ok(()) => site(&host, &id, &record).undo_network().await,
+                Err(error) => Err(error),
+            })
+        });
+        Ok(Job::StopPod)
+    }
+
+    pub(super) async fn begin_remove_pod(&mut self) -> Result<Job, PodError> {
+        let before = std::mem::replace(&mut self.record.phase, PodPhase::Removing);
+        if let Err(error) = self.commit([self.pod_change()]).await {
+            self.record.phase = before;
+            return Err(error);
+        }
+        self.publish();
+        let (host, id, record) = (Arc::clone(&self.host), self.id.clone(), self.record.clone());
+        let endings = self.endings();
+        let containers: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        let shim = self.shim.borrow().clone();
+        self.spawn(Job::RemovePod, async move {
+            Product::Plain(
+                async {
+                    end_all(endings).await?;
+                    for container in &containers {
+                        bundle::clear(&host.bundles, shim.as_ref(), container).await?;
+                        bundle::undo(&host.bundles, container).await?;
+                    }
+                    site(&host, &id, &record).undo().await
+                }
+                .await,
+            )
+        });
+        Ok(Job::RemovePod)
+    }
+
+    /// What it takes to end each container that runs.
+    fn endings(&self) -> Vec<Ending> {
+        let running = |(_, record): &(&ContainerId, &ContainerRecord)| {
+            matches!(record.phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
+        };
+        self.containers.iter().filter(running).map(|(id, record)| self.ending(id, record)).collect()
+    }
+
+    fn ending(&self, id: &ContainerId, record: &ContainerRecord) -> Ending {
+        Ending {
+            container: id.clone(),
+            cgroup: record.cgroup.clone(),
+            signal: record.stop_signal,
+            shim: self.shim.borrow().clone(),
+            view: self.view.subscribe(),
+        }
+    }
+
+    async fn begin_create(&mut self, config: Arc<ContainerConfig>) -> Result<Job, PodError> {
+        let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
+        let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
+        let image = self.host.bundles.find_image(&config.image)?;
+        let driver = self.host.sandboxes.config.cgroup_driver;
+        let cgroup = cgroups::container_cgroup(&self.record.cgroup_parent, &id, driver);
+        let cgroup = cgroup.map_err(|e| PodError::container_step("name the cgroup", &id, e))?;
+        let record = ContainerRecord {
+            pod: self.id.clone(),
+            phase: ContainerPhase::Creating,
+            created_at: now(),
+            image_id: image.id.clone(),
+            image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+            log_path: bundle::log_path(&self.record.config, &config),
+            resources: config.resources.clone(),
+            user: User::default(),
+            stop_signal: bundle::stop_signal(&config, &image)?,
+            cgroup,
+            config,
+        };
+        let target_pid = self.target_pid(&record.config)?;
+        self.containers.insert(id.clone(), record.clone());
+        if let Err(error) = self.commit(self.container_change(&id)).await {
+            self.containers.remove(&id);
+            return Err(error);
+        }
+        let input = bundle::Input {
+            pod: self.id.clone(),
+            pod_config: Arc::clone(&self.record.config),
+            cgroup_parent: self.record.cgroup_parent.clone(),
+            pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
+            target_pid,
+            container: id.clone(),
+            record,
+            image,
+        };
+        let host = Arc::clone(&self.host);
+        self.spawn(Job::Create(id.clone()), async move {
+            Product::Created(bundle::make(&host.bundles, input).await)
+        });
+        Ok(Job::Create(id))
+    }
+
+    /// The first process of the container whose PID namespace is to be shared.
+    fn target_pid(&self, config: &ContainerConfig) -> Result<Option<u32>, PodError> {
+        let NamespaceMode::Target(target) = &config.security.namespaces.pid else { return Ok(None) };
+        match self.containers.get(target).map(|container| &container.phase) {
+            Some(ContainerPhase::Running { pid, .. }) => Ok(Some(*pid)),
+            Some(phase) => Err(PodError::ContainerState {
+                attempt: "share the PID namespace of",
+                container: target.clone(),
+                state: phase.word(),
+            }),
+            None => Err(PodError::Invalid {
+                field: "config.linux.security_context.namespace_options.target_id",
+                why: format!("container {target} is not one of pod sandbox {}", self.id),
+            }),
+        }
+    }
+
+    async fn begin_start(&mut self, id: ContainerId) -> Result<Job, PodError> {
+        let not_found = || PodError::ContainerNotFound(id.to_string());
+        let shim = self.shim.borrow().clone();
+        let shim = shim.ok_or(PodError::PodState {
+            attempt: "start a container",
+            pod: self.id.clone(),
+            state: "without a shim",
+        })?;
+        let config = Arc::clone(&self.host.sandboxes.config);
+        let (handler, oci) = config.handler(&self.record.handler)?;
+        let record = self.containers.get_mut(&id).ok_or_else(not_found)?;
+        let cgroup = record.cgroup.clone();
+        record.phase = ContainerPhase::Starting;
+        let run = RunContainer {
+            container: id.clone(),
+            bundle: config.bundle(&id),
+            runtime: OciRuntime {
+                binary: oci.binary.clone(),
+                root: config.runtime_root(&handler),
+                systemd_cgroup: config.cgroup_driver == CgroupDriver::Systemd,
+                args: Vec::new(),
+            },
+            stdio: StdioSpec {
+                tty: record.config.tty,
+                stdin: record.config.stdin,
+                stdin_once: record.config.stdin_once,
+            },
+            log: record
+                .log_path
+                .clone()
+                .map(|path| LogTarget { path, line_bytes_max: config.log_line_bytes_max }),
+            memory_cgroup: cgroups::memory_dir(&record.cgroup),
+            deadline_ms: u64::try_from(OCI_RUNTIME_MAX.as_millis()).unwrap_or(u64::MAX),
+        };
+        if let Err(error) = self.commit(self.container_change(&id)).await {
+            if let Some(record) = self.containers.get_mut(&id) {
+                record.phase = ContainerPhase::Created;
+            }
+            return Err(error);
+        }
+        let (host, container) = (Arc::clone(&self.host), id.clone());
+        self.spawn(Job::Start(id.clone()), async move {
+            let _timed = host.sandboxes.stages.time("oci_run");
+            let started = match bundle::prepare_log(&run).await {
+                Ok(()) => shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e)),
+                Err(error) => Err(error),
+            };
+            if started.is_err()
+                && let Err(error) = kill_cgroup(&container, &cgroup).await
+            {
+                // An answer that never came may have been "started".
+                warn!(container.id = container.short(), error = model::chain(&error), "kill what may have started");
+            }
+            Product::Started(started)
+        });
+        Ok(Job::Start(id))
+    }
+
+    pub(super) fn begin_stop(&mut self, id: ContainerId, grace: Duration) -> Job {
+        let job = Job::Stop(id.clone());
+        let Some(record) = self.containers.get(&id) else { return job };
+        let ending = self.ending(&id, record);
+        let (ends, grace) = watch::channel(Instant::now() + grace);
+        self.graces.insert(id, ends);
+        self.spawn(job.clone(), async move { Product::Plain(ending.stop(grace).await) });
+        job
+    }
+
+    async fn begin_remove(&mut self, id: ContainerId) -> Result<Job, PodError> {
+        let Some(record) = self.containers.get_mut(&id) else {
+            return Err(PodError::ContainerNotFound(id.to_string()));
+        };
+        let exit = match &record.phase {
+            ContainerPhase::Exited(exit) => Some(exit.clone()),
+            ContainerPhase::Removing(exit) => exit.clone(),
+            _ => None,
+        };
+        let before = std::mem::replace(&mut record.phase, ContainerPhase::Removing(exit));
+        if let Err(error) = self.commit(self.container_change(&id)).await {
+            if let Some(record) = self.containers.get_mut(&id) {
+                record.phase = before;
+            }
+            return Err(error);
+        }
+        let (host, shim, container) = (Arc::clone(&self.host), self.shim.borrow().clone(), id.clone());
+        // One that never ran is unknown to the shim, and one that did was cleared away when it exited.
+        self.spawn(Job::Remove(id.clone()), async move {
+            Product::Plain(
+                async {
+                    bundle::clear(&host.bundles, shim.as_ref(), &container).await?;
+                    bundle::undo(&host.bundles, &container).await
+                }
+                .await,
+            )
+        });
+        Ok(Job::Remove(id))
+    }
+
+    fn begin_update(&mut self, id: ContainerId, wanted: Resources) -> Job {
+        let job = Job::Update(id.clone());
+        let Some(record) = self.containers.get(&id) else { return job };
+        let running = matches!(record.phase, ContainerPhase::Running { .. });
+        let resize = resize::Resize {
+            cgroup: record.cgroup.clone(),
+            bundle: self.host.sandboxes.config.bundle(&id),
+            container: id,
+            now: record.resources.clone(),
+            wanted,
+            running,
+            host: Arc::clone(&self.host),
+        };
+        self.spawn(job.clone(), async move { Product::Updated(resize.apply().await) });
+        job
+    }
+
+    /// Clears away after an exit, beside everything else.
+    pub(super) fn begin_reap(&mut self, id: ContainerId) {
+        let (host, shim, container) = (Arc::clone(&self.host), self.shim.borrow().clone(), id.clone());
+        self.spawn(Job::Reap(id), async move {
+            // What fails here is tried again by the removal, which reports it.
+            if let Err(error) = bundle::clear(&host.bundles, shim.as_ref(), &container).await {
+                warn!(container.id = container.short(), error = model::chain(&error), "not cleared away yet");
+            }
+            Product::Reaped
+        });
+    }
+}
+
+/// Where and as what a pod is made and undone.
+pub(super) fn site<'a>(
+    host: &'a super::Host,
+    pod: &'a model::PodId,
+    record: &'a crate::records::PodRecord,
+) -> Site<'a> {
+    Site {
+        builder: &host.sandboxes,
+        pod,
+        pod_config: &record.config,
+        cgroup: &record.cgroup,
+        cgroups_made: &record.cgroups_made,
+    }
+}
+
+/// Kills every container at once.
+async fn end_all(endings: Vec<Ending>) -> Result<(), PodError> {
+    let ends = endings.into_iter().map(Ending::kill);
+    futures_util::future::join_all(ends).await.into_iter().collect()
+}

@@ -1,0 +1,496 @@
+//! One task per pod: it alone changes the pod and its containers.
+//!
+//! Requests come by a bounded queue; [`crate::queue`] says what becomes of each. Work that takes time runs
+//! as a job beside the driver, on data of its own, and brings back a result; the driver commits what it
+//! means, publishes the new [`PodView`], sends the events, and answers everyone who waited, in that order.
+//! A client that goes away takes nothing with it: its answer has no reader, and that is all.
+
+mod begin;
+mod exits;
+mod finish;
+mod recover;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::limits::POD_QUEUE_MAX;
+use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
+use shim_client::Shim;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{self, JoinSet};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, error, info_span};
+
+use crate::bundle;
+use crate::error::PodError;
+use crate::events::{Event, EventKind, Events};
+use crate::index::Index;
+use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdict};
+use crate::records::{Change, ContainerRecord, NetworkRecord, PodRecord, Records};
+use crate::sandbox::{self, NotMade};
+use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodStatus, PodView};
+use crate::time::now;
+
+/// What every driver works with.
+pub(crate) struct Host {
+    pub(crate) sandboxes: sandbox::Builder,
+    pub(crate) bundles: bundle::Builder,
+    pub(crate) records: Records,
+    pub(crate) events: Events,
+    pub(crate) index: Index,
+    /// Work under way, so that a service that stops can wait for it.
+    pub(crate) jobs: TaskTracker,
+}
+
+/// What is asked of a pod, with all that it takes to do it.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    Run(Arc<PodConfig>),
+    StopPod,
+    RemovePod,
+    Create(Arc<ContainerConfig>),
+    Start(ContainerId),
+    Stop(ContainerId, Duration),
+    Remove(ContainerId),
+    Update(ContainerId, Resources),
+    /// UpdatePodSandboxResources: overhead and resources, kept and reported.
+    UpdatePod { overhead: Option<Resources>, resources: Option<Resources> },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    Container(ContainerId),
+}
+
+type Answer = Result<Outcome, PodError>;
+type Waiter = oneshot::Sender<Answer>;
+
+/// Where a pod is reached.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    pub(crate) id: PodId,
+    inbox: mpsc::Sender<(Request, Waiter)>,
+    view: watch::Receiver<Arc<PodView>>,
+    shim: watch::Receiver<Option<Shim>>,
+}
+
+impl Handle {
+    /// Asks, and waits for the answer. `None`: the pod is gone.
+    pub(crate) async fn ask(&self, request: Request) -> Option<Answer> {
+        let (waiter, answer) = oneshot::channel();
+        self.inbox.send((request, waiter)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The pod as it is now.
+    pub(crate) fn view(&self) -> Arc<PodView> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// The connection to its shim, where there is one.
+    pub(crate) fn shim(&self) -> Option<Shim> {
+        self.shim.borrow().clone()
+    }
+}
+
+/// What a job brought back.
+enum Product {
+    Ran(Result<sandbox::Made, NotMade>),
+    Created(Result<bundle::Bundle, bundle::NotMade>),
+    Started(Result<shim_client::Started, PodError>),
+    Updated(Result<Resources, PodError>),
+    /// Stop, StopPod, Remove, RemovePod.
+    Plain(Result<(), PodError>),
+    /// Clearing away after an exit: what failed is done again by the removal.
+    Reaped,
+}
+
+struct Finished {
+    job: Job,
+    product: Product,
+}
+
+/// The pod's owner.
+pub(crate) struct Driver {
+    host: Arc<Host>,
+    id: PodId,
+    record: PodRecord,
+    containers: BTreeMap<ContainerId, ContainerRecord>,
+    inbox: mpsc::Receiver<(Request, Waiter)>,
+    view: watch::Sender<Arc<PodView>>,
+    shim: watch::Sender<Option<Shim>>,
+    shim_events: Option<shim_client::Events>,
+    work: JoinSet<Finished>,
+    running: HashMap<task::Id, Job>,
+    waiting: HashMap<Job, Vec<Waiter>>,
+    kept: Vec<(Request, Waiter)>,
+    end_is_asked_for: bool,
+    /// When the grace of each stop under way ends.
+    graces: HashMap<ContainerId, watch::Sender<Instant>>,
+    /// Exits that came before their start was told.
+    early_exits: HashMap<ContainerId, shim_client::ExitRecord>,
+    /// Why a stop of the pod that nobody asked for is under way.
+    stop_reason: String,
+    gone: bool,
+}
+
+impl Driver {
+    /// A driver for a pod in the phase that its record says, and where it is reached.
+    pub(crate) fn new(
+        host: Arc<Host>,
+        id: PodId,
+        record: PodRecord,
+        containers: BTreeMap<ContainerId, ContainerRecord>,
+    ) -> (Self, Handle) {
+        let (to_inbox, inbox) = mpsc::channel(POD_QUEUE_MAX);
+        let (shim, shim_seen) = watch::channel(None);
+        let view = build_view(&host, &id, &record, &containers, None, 0);
+        let (view, view_seen) = watch::channel(Arc::new(view));
+        let handle = Handle { id: id.clone(), inbox: to_inbox, view: view_seen, shim: shim_seen };
+        let driver = Self {
+            host,
+            id,
+            record,
+            containers,
+            inbox,
+            view,
+            shim,
+            shim_events: None,
+            work: JoinSet::new(),
+            running: HashMap::new(),
+            waiting: HashMap::new(),
+            kept: Vec::new(),
+            end_is_asked_for: false,
+            graces: HashMap::new(),
+            early_exits: HashMap::new(),
+            stop_reason: String::new(),
+            gone: false,
+        };
+        (driver, handle)
+    }
+
+    /// Serves the pod until it is gone. A pod that a restart found is recovered first, and `recovered` told.
+    pub(crate) async fn run(mut self, recovered: Option<oneshot::Sender<()>>) {
+        let span = info_span!("pod", pod.id = self.id.short(), pod.name = %self.record.config.identity.name);
+        async {
+            if let Some(recovered) = recovered {
+                self.recover().await;
+                let _ = recovered.send(());
+            }
+            while !self.gone {
+                self.turn().await;
+            }
+            self.host.index.forget(&self.id);
+        }
+        .instrument(span)
+        .await;
+    }
+
+    /// Everything that can wake a pod is here.
+    async fn turn(&mut self) {
+        tokio::select! {
+            Some((request, waiter)) = self.inbox.recv() => self.handle(request, waiter).await,
+            Some(joined) = self.work.join_next_with_id() => self.joined(joined).await,
+            event = exits::next(&mut self.shim_events) => self.shim_said(event).await,
+        }
+    }
+
+    async fn joined(&mut self, joined: Result<(task::Id, Finished), task::JoinError>) {
+        match joined {
+            Ok((task, Finished { job, product })) => {
+                self.running.remove(&task);
+                self.finish(job, product).await;
+            }
+            Err(failed) => {
+                let Some(job) = self.running.remove(&failed.id()) else { return };
+                error!(?job, error = %failed, "a job ended without a result");
+                self.broken(job).await;
+            }
+        }
+        self.ask_kept_again().await;
+    }
+
+    async fn handle(&mut self, request: Request, waiter: Waiter) {
+        let ask = match self.as_ask(&request) {
+            Some(ask) => ask,
+            None => return self.update_pod(request, waiter).await,
+        };
+        match queue::decide(&self.facts(), &ask) {
+            Verdict::Begin => self.begin(request, waiter).await,
+            Verdict::Join(job) => {
+                if let Request::Stop(id, grace) = &request {
+                    self.shorten(id, *grace);
+                }
+                self.waiting.entry(job).or_default().push(waiter);
+            }
+            Verdict::Done => self.answer(waiter, Ok(self.outcome(&ask))),
+            Verdict::Keep => self.keep(request, waiter),
+            Verdict::Hasten(stops) => {
+                for id in stops.iter().filter_map(Job::container) {
+                    self.shorten(id, Duration::ZERO);
+                }
+                self.keep(request, waiter);
+            }
+            Verdict::KillFirst => {
+                if let Ask::Remove(id) = ask {
+                    self.begin_stop(id, Duration::ZERO);
+                }
+                self.keep(request, waiter);
+            }
+            Verdict::Refuse(refusal) => {
+                let error = self.refused(refusal, &request);
+                self.answer(waiter, Err(error));
+            }
+        }
+    }
+
+    fn keep(&mut self, request: Request, waiter: Waiter) {
+        self.end_is_asked_for |= ends_the_pod(&request);
+        self.kept.push((request, waiter));
+    }
+
+    async fn ask_kept_again(&mut self) {
+        for (request, waiter) in std::mem::take(&mut self.kept) {
+            self.handle(request, waiter).await;
+        }
+        self.end_is_asked_for = self.kept.iter().any(|(request, _)| ends_the_pod(request));
+    }
+
+    /// Lets the grace of a stop end after `grace`, if that is sooner.
+    fn shorten(&self, id: &ContainerId, grace: Duration) {
+        if let Some(ends) = self.graces.get(id) {
+            let asked = Instant::now() + grace;
+            ends.send_if_modified(|ends| {
+                let sooner = asked < *ends;
+                *ends = asked.min(*ends);
+                sooner
+            });
+        }
+    }
+
+    /// A request as the policy sees it; `None` for what needs no policy.
+    fn as_ask(&self, request: &Request) -> Option<Ask> {
+        Some(match request {
+            Request::Run(config) => Ask::Run { same_request: *config == self.record.config },
+            Request::StopPod => Ask::StopPod,
+            Request::RemovePod => Ask::RemovePod,
+            Request::Create(config) => Ask::Create {
+                taken: self.named(config).map(|(id, record)| (id.clone(), record.config == *config)),
+            },
+            Request::Start(id) => Ask::Start(id.clone()),
+            Request::Stop(id, _) => Ask::Stop(id.clone()),
+            Request::Remove(id) => Ask::Remove(id.clone()),
+            Request::Update(id, resources) => Ask::Update(id.clone(), resources.clone()),
+            Request::UpdatePod { .. } => return None,
+        })
+    }
+
+    /// The container that has the identity that `config` asks for.
+    fn named(&self, config: &ContainerConfig) -> Option<(&ContainerId, &ContainerRecord)> {
+        self.containers
+            .iter()
+            .find(|(_, record)| record.config.name == config.name && record.config.attempt == config.attempt)
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            pod: match self.record.phase {
+                PodPhase::Creating => PodFact::Creating,
+                PodPhase::Ready => PodFact::Ready,
+                PodPhase::Stopping => PodFact::Stopping,
+                PodPhase::NotReady { .. } => PodFact::NotReady,
+                PodPhase::Removing => PodFact::Removing,
+            },
+            containers: self.containers.iter().map(|(id, record)| (id.clone(), fact(&record.phase))).collect(),
+            jobs: self.running.values().cloned().collect(),
+            end_is_asked_for: self.end_is_asked_for,
+        }
+    }
+
+    fn outcome(&self, ask: &Ask) -> Outcome {
+        match ask {
+            Ask::Create { taken: Some((id, _)) } => Outcome::Container(id.clone()),
+            _ => Outcome::Done,
+        }
+    }
+
+    fn answer(&self, waiter: Waiter, answer: Answer) {
+        // A client that went away has no use for the answer.
+        let _ = waiter.send(answer);
+    }
+
+    fn answer_all(&mut self, job: &Job, answer: &Answer) {
+        for waiter in self.waiting.remove(job).unwrap_or_default() {
+            self.answer(waiter, answer.clone());
+        }
+    }
+
+    fn spawn(&mut self, job: Job, work: impl Future<Output = Product> + Send + 'static) {
+        let named = job.clone();
+        let work = async move { Finished { job: named, product: work.await } };
+        let task = self.work.spawn(self.host.jobs.track_future(work.in_current_span()));
+        self.running.insert(task.id(), job);
+    }
+
+    fn refused(&self, refusal: Refusal, request: &Request) -> PodError {
+        const OTHER: &str = "from a different request";
+        const PAST: &str = "and is past that";
+        let attempt = match request {
+            Request::Start(_) => "start",
+            Request::Update(..) => "update the resources of",
+            Request::Create(_) => "create a container",
+            _ => "run",
+        };
+        let why = if refusal == Refusal::OtherRequest { OTHER } else { PAST };
+        match (refusal, request) {
+            (Refusal::OtherRequest | Refusal::PastThat, Request::Create(config)) => {
+                let id = self.named(config).map(|(id, _)| id.clone());
+                match id {
+                    Some(id) => PodError::ContainerExists {
+                        pod: self.id.clone(),
+                        name: config.name.clone(),
+                        attempt: config.attempt,
+                        id,
+                        why,
+                    },
+                    None => PodError::ContainerNotFound(config.name.clone()),
+                }
+            }
+            (Refusal::OtherRequest | Refusal::PastThat, _) => PodError::PodExists {
+                identity: self.record.config.identity.clone(),
+                id: self.id.clone(),
+                why,
+            },
+            (Refusal::ContainerState, Request::Start(id) | Request::Update(id, _)) => PodError::ContainerState {
+                attempt,
+                container: id.clone(),
+                state: self.containers.get(id).map_or("gone", |record| record.phase.word()),
+            },
+            (Refusal::NoContainer, Request::Start(id) | Request::Update(id, _)) => {
+                PodError::ContainerNotFound(id.to_string())
+            }
+            _ => PodError::PodState { attempt, pod: self.id.clone(), state: self.record.phase.word() },
+        }
+    }
+
+    // === What changes is committed, then published, then told ===
+
+    fn pod_change(&self) -> Change {
+        Change::Pod(self.id.clone(), Box::new(self.record.clone()))
+    }
+
+    fn container_change(&self, id: &ContainerId) -> Option<Change> {
+        let record = self.containers.get(id)?;
+        Some(Change::Container(id.clone(), Box::new(record.clone())))
+    }
+
+    async fn commit(&self, changes: impl IntoIterator<Item = Change>) -> Result<(), PodError> {
+        self.host.records.commit(changes.into_iter().collect()).await
+    }
+
+    /// Commits what is known already to be so. A store that does not take it now must not change what the
+    /// node reports: a restart finds out again from the shim and its exit records.
+    async fn commit_fact(&self, changes: impl IntoIterator<Item = Change>) {
+        if let Err(failed) = self.commit(changes).await {
+            error!(error = model::chain(&failed), "a fact is not in the store yet");
+        }
+    }
+
+    fn publish(&self) -> Arc<PodView> {
+        let revision = self.view.borrow().revision + 1;
+        let shim = self.shim.borrow();
+        let view = build_view(&self.host, &self.id, &self.record, &self.containers, shim.as_ref(), revision);
+        let view = Arc::new(view);
+        self.view.send_replace(Arc::clone(&view));
+        view
+    }
+
+    fn tell(&self, subject: impl ToString, kind: EventKind, view: &Arc<PodView>) {
+        let event = Event { subject: subject.to_string(), kind, at: now(), view: Arc::clone(view) };
+        self.host.events.send(event);
+    }
+
+    async fn update_pod(&mut self, request: Request, waiter: Waiter) {
+        let Request::UpdatePod { overhead, resources } = request else { return };
+        let mut config = (*self.record.config).clone();
+        config.overhead = overhead.or(config.overhead);
+        config.resources = resources.or(config.resources);
+        let before = std::mem::replace(&mut self.record.config, Arc::new(config));
+        let committed = self.commit([self.pod_change()]).await;
+        match &committed {
+            Ok(()) => drop(self.publish()),
+            Err(_) => self.record.config = before,
+        }
+        self.answer(waiter, committed.map(|()| Outcome::Done));
+    }
+}
+
+fn ends_the_pod(request: &Request) -> bool {
+    matches!(request, Request::StopPod | Request::RemovePod)
+}
+
+fn fact(phase: &ContainerPhase) -> ContainerFact {
+    match phase {
+        ContainerPhase::Creating => ContainerFact::Creating,
+        ContainerPhase::Created => ContainerFact::Created,
+        ContainerPhase::Starting => ContainerFact::Starting,
+        ContainerPhase::Running { .. } => ContainerFact::Running,
+        ContainerPhase::Exited(_) => ContainerFact::Exited,
+        ContainerPhase::Removing(_) => ContainerFact::Removing,
+    }
+}
+
+fn build_view(
+    host: &Host,
+    id: &PodId,
+    record: &PodRecord,
+    containers: &BTreeMap<ContainerId, ContainerRecord>,
+    shim: Option<&Shim>,
+    revision: u64,
+) -> PodView {
+    let config = &host.sandboxes.config;
+    let networked = matches!(record.phase, PodPhase::Creating | PodPhase::Ready);
+    let network = record.network.as_ref().filter(|_| networked);
+    let own_network = record.config.security.namespaces.network == model::NamespaceMode::Pod;
+    let pod = PodStatus {
+        id: id.clone(),
+        config: Arc::clone(&record.config),
+        phase: record.phase.clone(),
+        created_at: record.created_at,
+        ips: network.map(|network| network.ips.clone()).unwrap_or_default(),
+        netns: (networked && own_network).then(|| config.netns(id)),
+        handler: record.handler.clone(),
+        shim_pid: shim.map(Shim::pid),
+        cni_result: network.map(|network: &NetworkRecord| network.result.clone()),
+        cgroup: record.cgroup.clone(),
+    };
+    let mut containers: Vec<ContainerStatus> = containers
+        .iter()
+        .filter(|(_, record)| record.phase != ContainerPhase::Creating)
+        .map(|(id, record)| container_status(host, id, record))
+        .collect();
+    containers.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    PodView { pod, containers, revision }
+}
+
+fn container_status(host: &Host, id: &ContainerId, record: &ContainerRecord) -> ContainerStatus {
+    ContainerStatus {
+        id: id.clone(),
+        pod: record.pod.clone(),
+        config: Arc::clone(&record.config),
+        phase: record.phase.clone(),
+        created_at: record.created_at,
+        image_id: record.image_id.clone(),
+        image_ref: record.image_ref.clone(),
+        log_path: record.log_path.clone(),
+        resources: record.resources.clone(),
+        user: record.user.clone(),
+        stop_signal: record.stop_signal,
+        cgroup: record.cgroup.clone(),
+        bundle: host.sandboxes.config.bundle(id),
+    }
+}

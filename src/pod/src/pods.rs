@@ -1,0 +1,366 @@
+//! The face of this room: every pod of the node, by id.
+//!
+//! Holds no state of its own: it finds the pod's driver and asks it, or reads the view that the driver
+//! published. Reads never wait for work.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use image::{Images, Snapshots};
+use kernel::cgroup::Hierarchy;
+use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
+use network::PodNetwork;
+use shim_client::{Shim, Shims};
+use telemetry::Metrics;
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+
+use crate::bundle;
+use crate::cgroups;
+use crate::config::PodsConfig;
+use crate::driver::{Driver, Handle, Host, Outcome, Request};
+use crate::error::{Cause, PodError};
+use crate::events::{Events, Subscription};
+use crate::index::Index;
+use crate::records::{ContainerRecord, PodRecord, Records};
+use crate::sandbox;
+use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
+use crate::sweep;
+use crate::time::now;
+
+/// The other rooms that pods are made with.
+pub struct Rooms {
+    /// Finds images.
+    pub images: Images,
+    /// Makes root filesystems of them.
+    pub snapshots: Arc<dyn Snapshots>,
+    /// Gives pods their network.
+    pub network: Arc<dyn PodNetwork>,
+    /// Starts and finds shims.
+    pub shims: Arc<dyn Shims>,
+    /// Where stages are timed.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Every pod of the node. Clones share it.
+#[derive(Clone)]
+pub struct Pods {
+    pub(crate) host: Arc<Host>,
+    recovered: watch::Receiver<bool>,
+}
+
+impl Pods {
+    /// Opens the store and begins to recover the pods in it. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the store cannot be opened or read.
+    pub fn open(config: PodsConfig, rooms: Rooms) -> Result<Self, PodError> {
+        let config = Arc::new(config);
+        let records = Records::open(&config.root)?;
+        let found = records.load()?;
+        for record in &found.unreadable {
+            error!(error = %record, "a record that cannot be read is left where it is");
+        }
+        let bundles = bundle::Builder::new(Arc::clone(&config), rooms.images, rooms.snapshots, rooms.metrics.stages.clone())?;
+        let sandboxes = sandbox::Builder {
+            config,
+            network: rooms.network,
+            shims: rooms.shims,
+            stages: rooms.metrics.stages.clone(),
+        };
+        let host = Arc::new(Host {
+            sandboxes,
+            bundles,
+            records,
+            events: Events::default(),
+            index: Index::default(),
+            jobs: TaskTracker::new(),
+        });
+        let (done, recovered) = watch::channel(false);
+        let pods = Self { host: Arc::clone(&host), recovered };
+        let waits = enter_found(&host, found.pods, found.containers);
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let count = waits.len();
+            for recovered in waits {
+                let _ = recovered.await;
+            }
+            sweep::sweep(&host).await;
+            rooms.metrics.recovered_in(began.elapsed());
+            info!(pods = count, elapsed_ms = began.elapsed().as_millis(), "recovered");
+            done.send_replace(true);
+        });
+        Ok(pods)
+    }
+
+    /// Resolves when every pod that the store held is recovered.
+    pub async fn recovered(&self) {
+        let _ = self.recovered.clone().wait_for(|done| *done).await;
+    }
+
+    /// Whether it is.
+    pub fn is_recovered(&self) -> bool {
+        *self.recovered.borrow()
+    }
+
+    /// Resolves when no work is under way. New requests should not come in meanwhile.
+    pub async fn drained(&self) {
+        self.host.jobs.close();
+        self.host.jobs.wait().await;
+    }
+
+    /// Makes a pod sandbox, or joins the making of it, or finds it made.
+    ///
+    /// # Errors
+    /// What stopped it; nothing is left on the host then, or the pod is listed as not ready.
+    pub async fn run_pod(&self, config: PodConfig) -> Result<PodId, PodError> {
+        let config = Arc::new(config);
+        let (handler, _) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
+        loop {
+            let id = kernel::random::id_bytes().map(PodId::from_bytes).map_err(|e| PodError::Store(Cause::host(e)))?;
+            let record = self.new_record(&id, &config, &handler)?;
+            let mut begun = None;
+            let handle = self.host.index.claim(&config.identity, || {
+                let (driver, handle) = Driver::new(Arc::clone(&self.host), id.clone(), record, BTreeMap::new());
+                begun = Some(driver);
+                (id, handle)
+            });
+            if let Some(driver) = begun {
+                tokio::spawn(driver.run(None));
+            }
+            // `None`: the pod that had this identity went away before it could answer.
+            if let Some(answer) = handle.ask(Request::Run(Arc::clone(&config))).await {
+                return answer.map(|_| handle.id);
+            }
+        }
+    }
+
+    fn new_record(&self, id: &PodId, config: &Arc<PodConfig>, handler: &str) -> Result<PodRecord, PodError> {
+        let node = &self.host.sandboxes.config;
+        let cgroup_parent = cgroups::parent(id, config, node);
+        let cgroup = cgroups::pod_cgroup(&cgroup_parent, node.cgroup_driver).map_err(|e| PodError::Invalid {
+            field: "config.linux.cgroup_parent",
+            why: model::chain(&e),
+        })?;
+        let hierarchy = Hierarchy::detect().map_err(|e| PodError::Store(Cause::host(e)))?;
+        Ok(PodRecord {
+            config: Arc::clone(config),
+            phase: PodPhase::Creating,
+            created_at: now(),
+            handler: handler.to_owned(),
+            network: None,
+            cgroups_made: hierarchy.group(&cgroup).missing(),
+            cgroup_parent,
+            cgroup,
+        })
+    }
+
+    /// Kills a pod's containers and takes down its network. An unknown or stopped one is success.
+    ///
+    /// # Errors
+    /// What stopped it; it may be called again.
+    pub async fn stop_pod(&self, id: &str) -> Result<(), PodError> {
+        self.end_pod(id, Request::StopPod).await
+    }
+
+    /// Removes a pod and all that it has. An unknown one is success.
+    ///
+    /// # Errors
+    /// What stopped it; it may be called again.
+    pub async fn remove_pod(&self, id: &str) -> Result<(), PodError> {
+        self.end_pod(id, Request::RemovePod).await
+    }
+
+    async fn end_pod(&self, id: &str, request: Request) -> Result<(), PodError> {
+        let handle = match self.host.index.pod(id) {
+            Ok(handle) => handle,
+            Err(PodError::PodNotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        // `None`: it went away meanwhile, which is what was asked for.
+        handle.ask(request).await.unwrap_or(Ok(Outcome::Done)).map(drop)
+    }
+
+    /// A pod and its containers, from one moment.
+    ///
+    /// # Errors
+    /// An id that no pod or more than one has.
+    pub fn pod(&self, id: &str) -> Result<Arc<PodView>, PodError> {
+        let view = self.host.index.pod(id)?.view();
+        if visible(&view) { Ok(view) } else { Err(PodError::PodNotFound(id.to_owned())) }
+    }
+
+    /// Every pod with its containers, by creation, then id.
+    pub fn list(&self) -> Vec<Arc<PodView>> {
+        let mut views: Vec<_> = self.host.index.pods().iter().map(Handle::view).filter(visible).collect();
+        views.sort_by(|a, b| (a.pod.created_at, &a.pod.id).cmp(&(b.pod.created_at, &b.pod.id)));
+        views
+    }
+
+    /// A container.
+    ///
+    /// # Errors
+    /// An id that no container or more than one has.
+    pub fn container(&self, id: &str) -> Result<ContainerStatus, PodError> {
+        let (container, handle) = self.host.index.container(id)?;
+        let view = handle.view();
+        view.container(&container).cloned().ok_or_else(|| PodError::ContainerNotFound(id.to_owned()))
+    }
+
+    /// A container, and the view that it is in.
+    pub(crate) fn container_with_pod(&self, id: &str) -> Result<(ContainerStatus, Handle), PodError> {
+        let (container, handle) = self.host.index.container(id)?;
+        let status = handle.view().container(&container).cloned();
+        status.map(|status| (status, handle)).ok_or_else(|| PodError::ContainerNotFound(id.to_owned()))
+    }
+
+    /// A running container and the shim that holds it.
+    pub(crate) fn running(
+        &self,
+        attempt: &'static str,
+        id: &str,
+    ) -> Result<(ContainerStatus, Shim), PodError> {
+        let (status, handle) = self.container_with_pod(id)?;
+        if !matches!(status.phase, ContainerPhase::Running { .. }) {
+            let state = status.phase.word();
+            return Err(PodError::ContainerState { attempt, container: status.id, state });
+        }
+        let no_shim = || PodError::PodState { attempt, pod: handle.id.clone(), state: "without a shim" };
+        let shim = handle.shim().ok_or_else(no_shim)?;
+        Ok((status, shim))
+    }
+
+    /// Every container, by creation, then id.
+    pub fn list_containers(&self) -> Vec<ContainerStatus> {
+        let views = self.host.index.pods();
+        let mut all: Vec<_> = views.iter().flat_map(|handle| handle.view().containers.clone()).collect();
+        all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        all
+    }
+
+    /// Makes a container's bundle, or joins the making of it, or finds it made.
+    ///
+    /// # Errors
+    /// What stopped it; nothing is left on the host then.
+    pub async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, PodError> {
+        let handle = self.host.index.pod(pod)?;
+        match handle.ask(Request::Create(Arc::new(config))).await {
+            Some(Ok(Outcome::Container(id))) => Ok(id),
+            Some(Err(error)) => Err(error),
+            Some(Ok(Outcome::Done)) | None => Err(PodError::PodNotFound(pod.to_owned())),
+        }
+    }
+
+    /// Starts a created container.
+    ///
+    /// # Errors
+    /// What stopped it; the container is exited then, with the reason `StartError`.
+    pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
+        let (container, handle) = self.host.index.container(id)?;
+        let gone = || PodError::ContainerNotFound(id.to_owned());
+        handle.ask(Request::Start(container)).await.ok_or_else(gone)?.map(drop)
+    }
+
+    /// Asks a container to end, and after `grace` makes it. An unknown or ended one is success.
+    ///
+    /// # Errors
+    /// When it does not die.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), PodError> {
+        self.end_container(id, |container| Request::Stop(container, grace)).await
+    }
+
+    /// Removes a container, killing it where it runs. An unknown one is success. Its log stays.
+    ///
+    /// # Errors
+    /// What stopped it; it may be called again.
+    pub async fn remove_container(&self, id: &str) -> Result<(), PodError> {
+        self.end_container(id, Request::Remove).await
+    }
+
+    async fn end_container(&self, id: &str, ask: impl FnOnce(ContainerId) -> Request) -> Result<(), PodError> {
+        let (container, handle) = match self.host.index.container(id) {
+            Ok(found) => found,
+            Err(PodError::ContainerNotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        handle.ask(ask(container)).await.unwrap_or(Ok(Outcome::Done)).map(drop)
+    }
+
+    /// Changes what a container may use. What is zero or empty stays as it is.
+    ///
+    /// # Errors
+    /// What stopped it; every limit is as it was then.
+    pub async fn update_container(&self, id: &str, resources: Resources) -> Result<(), PodError> {
+        let (container, handle) = self.host.index.container(id)?;
+        let gone = || PodError::ContainerNotFound(id.to_owned());
+        handle.ask(Request::Update(container, resources)).await.ok_or_else(gone)?.map(drop)
+    }
+
+    /// Keeps what a pod's sandbox costs and its containers sum up to.
+    ///
+    /// # Errors
+    /// An unknown pod, or the store.
+    pub async fn update_pod(
+        &self,
+        id: &str,
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    ) -> Result<(), PodError> {
+        let handle = self.host.index.pod(id)?;
+        let gone = || PodError::PodNotFound(id.to_owned());
+        handle.ask(Request::UpdatePod { overhead, resources }).await.ok_or_else(gone)?.map(drop)
+    }
+
+    /// Hears what happens from now on.
+    pub fn events(&self) -> Subscription {
+        self.host.events.subscribe()
+    }
+
+    /// How this node runs pods.
+    pub fn config(&self) -> &PodsConfig {
+        &self.host.sandboxes.config
+    }
+
+    /// The state of the network, for Status.
+    pub fn network(&self) -> &Arc<dyn PodNetwork> {
+        &self.host.sandboxes.network
+    }
+}
+
+/// One that is still being made is nobody's business: its id has been told to no one.
+fn visible(view: &Arc<PodView>) -> bool {
+    view.pod.phase != PodPhase::Creating
+}
+
+/// Enters what the store held and starts a driver for each pod.
+fn enter_found(
+    host: &Arc<Host>,
+    pods: Vec<(PodId, PodRecord)>,
+    containers: Vec<(ContainerId, ContainerRecord)>,
+) -> Vec<oneshot::Receiver<()>> {
+    let mut by_pod: HashMap<PodId, BTreeMap<ContainerId, ContainerRecord>> = HashMap::new();
+    for (id, record) in containers {
+        by_pod.entry(record.pod.clone()).or_default().insert(id, record);
+    }
+    let mut waits = Vec::new();
+    for (id, record) in pods {
+        let containers = by_pod.remove(&id).unwrap_or_default();
+        let told: Vec<ContainerId> = containers
+            .iter()
+            .filter(|(_, record)| record.phase != ContainerPhase::Creating)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let identity = record.config.identity.clone();
+        let (driver, handle) = Driver::new(Arc::clone(host), id.clone(), record, containers);
+        host.index.enter(id.clone(), identity, handle);
+        for container in told {
+            host.index.enter_container(container, id.clone());
+        }
+        let (done, wait) = oneshot::channel();
+        tokio::spawn(driver.run(Some(done)));
+        waits.push(wait);
+    }
+    waits
+}

@@ -1,0 +1,192 @@
+//! From what a client asked for to an OCI runtime specification.
+//!
+//! [`build`] is pure: everything that is read from the host or from the image lies in [`SpecInput`] before. What has
+//! to touch the host comes first and apart: [`resolve_user`] reads the image's passwd and group files, [`prepare`]
+//! makes and resolves mount sources and devices, [`HostFacts::gather`] looks at the node once. One file per concern;
+//! every value that cannot be served is an error that names its field.
+
+use std::path::{Path, PathBuf};
+
+use model::{ContainerConfig, ContainerId, PodConfig, PodId};
+
+mod annotations;
+mod capabilities;
+pub mod cgroups_path;
+mod devices;
+mod error;
+mod exec;
+mod host;
+mod mounts;
+mod namespaces;
+pub mod oci;
+pub mod prepare;
+mod process;
+mod resources;
+mod seccomp;
+mod security;
+mod user;
+
+pub use error::SpecError;
+pub use exec::exec_process;
+pub use host::{AppArmor, CgroupVersion, HostFacts};
+pub use oci::Spec;
+pub use prepare::{PreparedDevice, PreparedMount};
+pub use resources::limits;
+pub(crate) use resources::with_limits;
+pub use seccomp::{SeccompDefault, read_localhost};
+pub use user::{ResolvedUser, resolve_user};
+
+/// Everything that a container's specification depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct SpecInput<'a> {
+    /// The pod's id.
+    pub pod_id: &'a PodId,
+    /// The pod as it was asked for.
+    pub pod: &'a PodConfig,
+    /// The container's id.
+    pub container_id: &'a ContainerId,
+    /// The container as it was asked for.
+    pub container: &'a ContainerConfig,
+    /// What the image says about processes.
+    pub image: &'a ImageDefaults,
+    /// From [`resolve_user`].
+    pub user: &'a ResolvedUser,
+    /// The container's root file system, absolute.
+    pub rootfs: &'a Path,
+    /// What the pod's hostname is; empty leaves HOSTNAME unset.
+    pub hostname: &'a str,
+    /// The pod's own files.
+    pub files: &'a PodFiles,
+    /// The pod's namespaces.
+    pub namespaces: &'a NamespacePaths,
+    /// From [`prepare::mounts`]: one for each of the container's mounts, in their order.
+    pub mounts: &'a [PreparedMount],
+    /// From [`prepare::devices`].
+    pub devices: &'a [PreparedDevice],
+    /// The bytes of the Localhost seccomp profile, from [`read_localhost`]; `None` for every other profile.
+    pub seccomp_localhost: Option<&'a [u8]>,
+    /// From [`cgroups_path::container`].
+    pub cgroups_path: &'a str,
+    /// What the node has and may.
+    pub host: &'a HostFacts,
+    /// What the node's configuration says.
+    pub defaults: &'a Defaults,
+}
+
+/// What an image's configuration says about its processes (image-spec `config.md`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageDefaults {
+    /// `user`, `uid`, `user:group`, …
+    pub user: String,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// What runs.
+    pub entrypoint: Vec<String>,
+    /// Its arguments.
+    pub cmd: Vec<String>,
+    /// Empty: `/`.
+    pub working_dir: String,
+}
+
+/// The files that a pod's containers share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFiles {
+    /// Mounted on /etc/resolv.conf.
+    pub resolv_conf: Option<PathBuf>,
+    /// Mounted on /etc/hostname.
+    pub hostname: Option<PathBuf>,
+    /// Mounted on /etc/hosts, unless the container has a mount of its own there, as a kubelet's has.
+    pub hosts: Option<PathBuf>,
+    /// The pod's shared memory, mounted on /dev/shm; not used with the host's IPC namespace.
+    pub shm: Option<PathBuf>,
+}
+
+/// Where the pod's namespaces are pinned. Those of the host's are not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespacePaths {
+    /// The network namespace.
+    pub network: Option<PathBuf>,
+    /// The IPC namespace.
+    pub ipc: Option<PathBuf>,
+    /// The UTS namespace; `None`: the host's.
+    pub uts: Option<PathBuf>,
+    /// The PID namespace shared by the pod's containers, where it has one.
+    pub pid: Option<PathBuf>,
+    /// The PID namespace of the container that a TARGET mode names.
+    pub target_pid: Option<PathBuf>,
+}
+
+/// What the node's configuration says for every container of a runtime handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Without `CAP_`; what a container has before `add` and `drop`.
+    pub capabilities: Vec<String>,
+    /// What an unset seccomp profile means.
+    pub seccomp_unset: SeccompDefault,
+    /// Clamped by [`HostFacts::clamp_rlimit`] when they are written.
+    pub rlimits: Vec<oci::Rlimit>,
+    /// Tasks a container may have; `None`: unlimited.
+    pub pids_limit: Option<u64>,
+    /// Whether a privileged container gets the host's devices.
+    pub privileged_has_host_devices: bool,
+    /// Whether an unprivileged container's /sys/fs/cgroup is writable.
+    pub cgroup_writable: bool,
+    /// Directories of the service's own: a mount that holds one of them receives unmounts even if it is private,
+    /// so that no container keeps another's root file system busy.
+    pub own_directories: Vec<PathBuf>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            capabilities: capabilities::DEFAULT.iter().map(|name| (*name).to_owned()).collect(),
+            seccomp_unset: SeccompDefault::Unconfined,
+            rlimits: Vec::new(),
+            pids_limit: None,
+            privileged_has_host_devices: true,
+            cgroup_writable: false,
+            own_directories: Vec::new(),
+        }
+    }
+}
+
+/// The specification of a container.
+///
+/// # Errors
+/// The first field of the request that cannot be served as it is.
+pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
+    security::check(input)?;
+    let capabilities = capabilities::sets(input)?;
+    let seccomp = seccomp::filter(input, &capabilities)?;
+    let process = process::process(input, capabilities)?;
+    let (mounts, rootfs_propagation) = mounts::mounts(input)?;
+    let (masked_paths, readonly_paths) = security::paths(&input.container.security);
+    let (devices, device_rules) = devices::devices(input)?;
+    let mut spec = oci::Spec {
+        oci_version: String::new(),
+        process,
+        root: oci::Root { path: input.rootfs.to_owned(), readonly: input.container.security.readonly_rootfs },
+        mounts,
+        annotations: annotations::annotations(input),
+        linux: oci::Linux {
+            resources: oci::Resources { devices: device_rules, ..resources::resources(input)? },
+            cgroups_path: input.cgroups_path.to_owned(),
+            namespaces: namespaces::namespaces(input)?,
+            devices,
+            seccomp,
+            rootfs_propagation,
+            masked_paths,
+            readonly_paths,
+            mount_label: security::labels(input)?.map(|labels| labels.mount),
+        },
+    };
+    spec.oci_version = spec.lowest_version().to_owned();
+    Ok(spec)
+}
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod runtime_tests;
+#[cfg(test)]
+mod tests;
