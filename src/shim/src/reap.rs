@@ -89,7 +89,7 @@ impl Server {
                     self.undone(&id.clone(), failure.clone());
                     Ok(())
                 }
-                Purpose::Delete(id, asked) => {
+                Purpose::Delete(id, asked) | Purpose::DeleteByForce(id, asked) => {
                     self.deleted(&id.clone(), *asked);
                     Ok(())
                 }
@@ -120,7 +120,12 @@ impl Server {
                 note(format_args!("undoing a failed start failed: {failure}"));
                 self.undone(&id, first);
             }
-            Purpose::Delete(_, asked) => self.answer(asked, Err(failure), None),
+            Purpose::Delete(id, asked) => {
+                if let Err(failure) = self.delete_by_force(&id, asked) {
+                    self.answer(asked, Err(failure), None);
+                }
+            }
+            Purpose::DeleteByForce(_, asked) => self.answer(asked, Err(failure), None),
             Purpose::Exec(id) => self.exec_failed(&id, failure),
         }
     }

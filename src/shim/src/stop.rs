@@ -110,7 +110,18 @@ impl Server {
             return Some(Err(failure("delete", message, FailureKind::WrongState)));
         }
         container.about_to_kill();
-        self.start_delete(id, OCI_RUNTIME_MAX, Purpose::Delete(id.clone(), asked)).err().map(Err)
+        // Some runtimes wait 100 ms when they are forced, whatever there is to kill.
+        let started = if matches!(container.phase, Phase::Exited(_)) {
+            self.start_delete(id, OCI_RUNTIME_MAX, Purpose::Delete(id.clone(), asked))
+        } else {
+            self.delete_by_force(id, asked)
+        };
+        started.err().map(Err)
+    }
+
+    /// Deletes it whether the runtime knows it or not.
+    pub(crate) fn delete_by_force(&mut self, id: &ContainerId, asked: Asked) -> Result<(), Failure> {
+        self.start_delete(id, OCI_RUNTIME_MAX, Purpose::DeleteByForce(id.clone(), asked))
     }
 
     pub(crate) fn start_delete(
@@ -119,9 +130,13 @@ impl Server {
         allowed: Duration,
         purpose: Purpose,
     ) -> Result<(), Failure> {
-        let Some(container) = self.containers.get(id) else { return Ok(()) };
+        let Some(container) = self.containers.get(id) else { return Err(not_found("delete", id)) };
         let (ours, theirs) = stdio::words().map_err(|e| failed("runtime delete", &e))?;
-        let args = vec!["delete".into(), "--force".into(), id.to_string().into()];
+        let mut args = vec!["delete".into()];
+        if !matches!(purpose, Purpose::Delete(..)) {
+            args.push("--force".into());
+        }
+        args.push(id.to_string().into());
         // The bundle may be gone by now; what it says is on standard error too.
         let log = "/dev/null".into();
         let call = Call { runtime: &container.spec.runtime, log, args, theirs, stderr: Some(ours), allowed };

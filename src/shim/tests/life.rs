@@ -42,6 +42,13 @@ async fn a_container_runs_is_logged_and_leaves_a_record() {
     ];
     assert_eq!(stdout, expected);
     assert!(log.contains(&("stderr".into(), "F".into(), "err".into())));
+    // Deleted behind the shim's back, it is absent, and that is success.
+    let behind = kernel::process::command("/usr/bin/crun")
+        .arg("--root")
+        .arg(&node.runtime.root)
+        .args(["delete", "--force", id.as_str()])
+        .status();
+    assert!(behind.unwrap().success());
     shim.delete(&id).await.unwrap();
     shim.delete(&id).await.unwrap();
     assert_eq!(shim.state().await.unwrap(), []);
