@@ -229,20 +229,6 @@ impl Group {
         }
     }
 
-    /// The group and those above it that exist in no hierarchy, outermost first: what [`Group::create`] would make,
-    /// and what an undo may remove.
-    pub fn missing(&self) -> Vec<String> {
-        let mut group = Self { hierarchy: self.hierarchy.clone(), path: PathBuf::new() };
-        let mut missing = Vec::new();
-        for part in self.path.components() {
-            group.path.push(part);
-            if !group.exists() {
-                missing.push(group.path().to_string_lossy().into_owned());
-            }
-        }
-        missing
-    }
-
     /// Removes the group, everywhere, unless somebody lives in it or below it: then it stays, and that is success, as
     /// for an absent one.
     ///
@@ -261,9 +247,9 @@ impl Group {
                     Err(e) => return Err(SysError::path("rmdir", &directory, e)),
                 }
                 // Those who were killed a moment ago may still be on their way out.
-                let lived_in = !children(&directory)?.is_empty() || !pids_in(&directory)?.is_empty();
-                if lived_in && start.elapsed() > LEAVE_WAIT_MAX {
-                    return Ok(());
+                let lived_in = !pids_in(&directory)?.is_empty() && start.elapsed() > LEAVE_WAIT_MAX;
+                if lived_in || !children(&directory)?.is_empty() {
+                    break;
                 }
                 if start.elapsed() > REMOVE_WAIT_MAX {
                     return Err(SysError::path("rmdir", &directory, Errno::BUSY));
@@ -296,18 +282,6 @@ impl Group {
             self.hierarchy.group(&path)
         });
         groups.filter(|group| !group.exists()).map(|group| group.path()).collect()
-    }
-
-    /// Removes the group where nothing is in it or below it. One that is in use stays, which is success; so is an
-    /// absent one.
-    ///
-    /// # Errors
-    /// The directory that could not be removed for another reason.
-    pub fn remove_if_empty(&self) -> Result<(), SysError> {
-        self.existing().try_for_each(|directory| match rustix::fs::rmdir(&directory) {
-            Ok(()) | Err(Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY) => Ok(()),
-            Err(e) => Err(SysError::path("rmdir", &directory, e)),
-        })
     }
 
     /// The processes of the group and of those below it.
