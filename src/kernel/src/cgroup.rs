@@ -229,6 +229,20 @@ impl Group {
         }
     }
 
+    /// The group and those above it that exist in no hierarchy, outermost first: what [`Group::create`] would make,
+    /// and what an undo may remove.
+    pub fn missing(&self) -> Vec<String> {
+        let mut group = Self { hierarchy: self.hierarchy.clone(), path: PathBuf::new() };
+        let mut missing = Vec::new();
+        for part in self.path.components() {
+            group.path.push(part);
+            if !group.exists() {
+                missing.push(group.path().to_string_lossy().into_owned());
+            }
+        }
+        missing
+    }
+
     /// Removes the group, everywhere, unless somebody lives in it or below it: then it stays, and that is success, as
     /// for an absent one.
     ///
@@ -272,16 +286,6 @@ impl Group {
         }
         let deadline = Instant::now() + REMOVE_WAIT_MAX;
         self.existing().try_for_each(|directory| remove_tree(&directory, deadline))
-    }
-
-    /// The groups on the way to this one, itself included, that exist in no hierarchy; the outermost first.
-    pub fn missing(&self) -> Vec<PathBuf> {
-        let mut path = PathBuf::new();
-        let groups = self.path.components().map(|part| {
-            path.push(part);
-            self.hierarchy.group(&path)
-        });
-        groups.filter(|group| !group.exists()).map(|group| group.path()).collect()
     }
 
     /// The processes of the group and of those below it.
