@@ -165,7 +165,7 @@ impl Sampler {
         };
         let elapsed = at.saturating_sub(last.at);
         // A clock that was set back gives no rate: begin again from here.
-        if elapsed >= 0 && elapsed < SAMPLE_NS_MIN && cpu_ns >= last.cpu_ns {
+        if (0..SAMPLE_NS_MIN).contains(&elapsed) && cpu_ns >= last.cpu_ns {
             return last.rate;
         }
         let rate = match (u128::try_from(elapsed), cpu_ns.checked_sub(last.cpu_ns)) {
