@@ -6,6 +6,7 @@
 //! nobody holds is removed by `gc`. This crate must never know a CRI message, a pod or a container's
 //! configuration, and keeps no compressed blob: what is not needed to run is not stored.
 
+mod archive;
 mod assemble;
 mod config;
 mod counters;
@@ -29,13 +30,14 @@ mod source;
 mod stack;
 mod unpack;
 
+pub use archive::ArchiveError;
 pub use assemble::AssembleError;
 pub use config::ImageConfig;
 pub use counters::Counters;
 pub use credentials::Credentials;
 pub use image::{ConfigError, Image, ImageConfigData};
 pub use images::{FindError, FsUsage, Images, OpenError, RemoveError};
-pub use import::{ImportError, ImportOptions, Imported};
+pub use import::{ImportError, ImportFailure, ImportOptions, Imported};
 pub use jobs::LayerError;
 pub use manifest::ManifestError;
 pub use progress::{LayerStage, Progress, ProgressSink};

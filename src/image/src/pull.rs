@@ -230,7 +230,7 @@ async fn resolve(repository: &Repository) -> Result<(Digest, Descriptor, Vec<Des
 }
 
 /// Reads a configuration, and checks that it is for this machine and for so many layers.
-fn read_config(bytes: &[u8], layers: usize) -> Result<ImageConfigData, PullFailure> {
+pub(crate) fn read_config(bytes: &[u8], layers: usize) -> Result<ImageConfigData, PullFailure> {
     let config = ImageConfigData::parse(bytes).map_err(PullFailure::Config)?;
     let platform = Platform {
         os: config.os.clone(),

@@ -3,6 +3,7 @@
 mod auth;
 mod error;
 mod hosts;
+mod tls;
 mod transport;
 
 use std::sync::Arc;

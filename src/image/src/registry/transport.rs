@@ -1,9 +1,5 @@
-//! HTTP and HTTPS to one host: connections, trust, redirects that leak nothing.
+//! HTTP and HTTPS to one host: connections, and redirects that leak nothing.
 
-use std::error::Error;
-use std::fs;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,14 +10,10 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::error::{RegistryError, message};
-use super::hosts::{Host, Tls};
+use super::hosts::Host;
+use super::tls;
 
 const REDIRECTS_MAX: usize = 10;
 /// How much of an error's body is read for its message, bytes.
@@ -68,7 +60,7 @@ impl Transport {
         http.set_connect_timeout(Some(host.dial_timeout));
         http.set_nodelay(true);
         let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(&host.tls, host.base.starts_with("https:"))?)
+            .with_tls_config(tls::config(&host.tls)?)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(http);
@@ -202,96 +194,6 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     };
     let uri: Uri = absolute.parse().ok()?;
     matches!(uri.scheme_str(), Some("http" | "https")).then_some(uri)
-}
-
-fn tls_config(tls: &Tls, secure: bool) -> Result<ClientConfig, RegistryError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let broken = |path: &Path, why: String| RegistryError::Configuration { path: path.to_owned(), why };
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| broken(Path::new("tls"), e.to_string()))?;
-    let builder = if tls.skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnybody(provider)))
-    } else {
-        // A plain HTTP host may redirect to HTTPS, but most never do: the roots are read when needed.
-        let mut roots =
-            if secure || tls.ca.is_empty() { native_roots().clone() } else { RootCertStore::empty() };
-        for path in &tls.ca {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|e| broken(path, e.to_string()))?;
-            }
-        }
-        builder.with_root_certificates(roots)
-    };
-    let Some((certificate, key)) = tls.client.first() else { return Ok(builder.with_no_client_auth()) };
-    let chain = certificates(certificate)?;
-    let key_path = key.as_ref().unwrap_or(certificate);
-    let pem = fs::read(key_path).map_err(|e| broken(key_path, e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| broken(key_path, e.to_string()))?;
-    builder.with_client_auth_cert(chain, key).map_err(|e| broken(certificate, e.to_string()))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
-    let broken = |why: String| RegistryError::Configuration { path: path.to_owned(), why };
-    let pem = fs::read(path).map_err(|e| broken(e.to_string()))?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|e| broken(e.to_string()))?;
-    if found.is_empty() { Err(broken("holds no certificate".to_owned())) } else { Ok(found) }
-}
-
-/// The system's roots, read once.
-fn native_roots() -> &'static RootCertStore {
-    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
-    ROOTS.get_or_init(|| {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(error = error as &dyn Error, "a system certificate store is unreadable");
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        roots
-    })
-}
-
-/// `skip_verify = true`: the configuration says that whoever answers is the registry.
-#[derive(Debug)]
-struct TrustAnybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustAnybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

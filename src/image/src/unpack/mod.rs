@@ -1,13 +1,14 @@
 //! One layer's way from compressed bytes to a directory.
 
 mod budget;
-pub(crate) mod codec;
+mod codec;
 mod extract;
 mod pipeline;
 pub(crate) mod tar;
 mod whiteout;
 
 pub(crate) use budget::Budget;
+pub(crate) use codec::Decoder;
 pub use extract::ExtractError;
 pub use pipeline::UnpackError;
 pub(crate) use pipeline::{Expected, Feed, start};

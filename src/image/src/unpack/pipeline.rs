@@ -25,6 +25,9 @@ const PIECES_MAX: usize = 32;
 const CHUNKS_MAX: usize = 8;
 const CHUNK_BYTES: usize = 128 * 1024;
 
+/// So many bytes are still fetched only to tell damaged ones by their digest.
+const DIAGNOSIS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 /// What a layer must turn out to be.
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
@@ -156,7 +159,11 @@ fn decompress(
     let hasher = expected.digest.as_ref().map(Hasher::like);
     let pieces =
         Pieces { pieces, share: budget.share(), piece: Bytes::new(), hasher, count: 0, state: State::Open };
-    let mut decoder = Decoder::new(pieces).map_err(UnpackError::Decompress)?;
+    let mut decoder = Decoder::new(pieces).map_err(|error| match is_lost(&error) {
+        true => UnpackError::Abandoned,
+        false => UnpackError::Decompress(error),
+    })?;
+    let mut nobody_listens = false;
     let failed = loop {
         let mut chunk = vec![0; CHUNK_BYTES];
         match fill(&mut decoder, &mut chunk) {
@@ -164,22 +171,19 @@ fn decompress(
             Ok(length) => chunk.truncate(length),
             Err(error) => break Some(error),
         }
-        let share = match &decoder {
-            Decoder::Plain(pieces) => &pieces.share,
-            Decoder::Gzip(decoder) => &decoder.get_ref().share,
-            Decoder::Zstd(decoder) => &decoder.get_ref().share,
-        };
-        if share.idle(|| chunks.send(Some(chunk))).is_err() {
-            return Err(UnpackError::Abandoned);
+        if share_of(&decoder).idle(|| chunks.send(Some(chunk))).is_err() {
+            nobody_listens = true;
+            break None;
         }
     };
     let mut pieces = decoder.into_inner();
-    if matches!(pieces.state, State::Lost) {
+    // The extractor or the decompressor may have stumbled over damaged bytes: that they are not those of
+    // the manifest says more. Unless there is much to come only to find that out.
+    let left = expected.size.saturating_sub(pieces.count);
+    if nobody_listens && left > DIAGNOSIS_BYTES_MAX {
         return Err(UnpackError::Abandoned);
     }
-    // Damaged bytes are told by their digest where there is one: it says more than the decompressor.
-    let rest = io::copy(&mut pieces, &mut io::sink());
-    if rest.is_err() {
+    if io::copy(&mut pieces, &mut io::sink()).is_err() {
         return Err(UnpackError::Abandoned);
     }
     if pieces.count != expected.size {
@@ -194,10 +198,18 @@ fn decompress(
     if let Some(error) = failed {
         return Err(UnpackError::Decompress(error));
     }
-    if pieces.share.idle(|| chunks.send(None)).is_err() {
+    if nobody_listens || pieces.share.idle(|| chunks.send(None)).is_err() {
         return Err(UnpackError::Abandoned);
     }
     Ok(())
+}
+
+fn share_of(decoder: &Decoder<Pieces>) -> &Share {
+    match decoder {
+        Decoder::Plain(pieces) => &pieces.share,
+        Decoder::Gzip(decoder) => &decoder.get_ref().share,
+        Decoder::Zstd(decoder) => &decoder.get_ref().share,
+    }
 }
 
 /// The second thread.
