@@ -238,5 +238,10 @@ fn input(
 }
 
 fn failed(command: Command, network: &str, plugin: &Plugin, source: PluginError) -> NetworkError {
-    NetworkError::Plugin { command, network: network.to_owned(), plugin: plugin.kind.clone(), source }
+    NetworkError::Plugin {
+        command,
+        network: network.to_owned(),
+        plugin: plugin.kind.clone(),
+        source: Box::new(source),
+    }
 }

@@ -74,7 +74,7 @@ pub enum NetworkError {
         plugin: String,
         /// How it failed.
         #[source]
-        source: PluginError,
+        source: Box<PluginError>,
     },
     /// Every plugin succeeded and the pod has no address on its interface.
     #[error("CNI ADD in network {network:?} gave no address to interface {interface}")]

@@ -131,12 +131,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn refused(command: Command) -> NetworkError {
-    let source = PluginError::Refused {
+    let source = Box::new(PluginError::Refused {
         code: 100,
         msg: "the fake was told to fail".to_owned(),
         details: String::new(),
         stderr: String::new(),
-    };
+    });
     NetworkError::Plugin { command, network: "fake".to_owned(), plugin: "fake".to_owned(), source }
 }
 

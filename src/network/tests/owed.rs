@@ -1,6 +1,12 @@
 //! Plugins that fail, hang, crash and lie, and a service that is killed in between: whatever was taken is owed
 //! until it is given back.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking and say what they skip"
+)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,11 @@
 //! What plugins are called with, in which order, and what is made of their answers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking and say what they skip"
+)]
+
 mod common;
 
 use std::fs;

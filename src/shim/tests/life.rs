@@ -1,5 +1,5 @@
 //! Containers run, end and fail, with the real crun.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
 mod node;
 

@@ -120,3 +120,22 @@ fn a_device_named_like_a_configuration_is_not_read() {
     assert_eq!(found.chosen.unwrap().1.name, "net");
     assert_eq!(found.faults.len(), 2);
 }
+
+#[test]
+fn the_examples_we_ship_are_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cni/examples");
+    let mut seen = 0;
+    for path in candidates(&examples, &["conflist"]).unwrap() {
+        let list = load(&path).unwrap_or_else(|e| panic!("{}: {}", path.display(), model::chain(&e)));
+        assert!(list.plugins.iter().any(|p| p.declares("portMappings")), "{}", path.display());
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+    let template = fs::read_to_string(examples.join("cni.template")).unwrap();
+    let cidrs = ["10.1.0.0/24".to_owned(), "fd00::/64".to_owned()];
+    let rendered = crate::template::render(&template, &crate::template::Fields::new(&cidrs)).unwrap();
+    let list = NetworkList::from_object(parse(rendered.as_bytes()).unwrap()).unwrap();
+    let ipam = &list.plugins[0].object["ipam"];
+    assert_eq!(ipam["ranges"], serde_json::json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]));
+    assert_eq!(ipam["routes"], serde_json::json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]));
+}

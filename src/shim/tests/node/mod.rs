@@ -1,6 +1,7 @@
 //! A machine for the tests: a directory of its own, the real shim, a real OCI runtime, busybox.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a part of the tests")]
 
 use std::fs;
 use std::os::fd::OwnedFd;
