@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use model::limits::GRPC_MESSAGE_BYTES_MAX;
 use telemetry::{Operation, Operations};
 use tonic::body::Body;

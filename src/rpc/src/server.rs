@@ -21,8 +21,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2 windows, bytes: a message of CRI's usual size arrives without waiting for an update.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// A peer that is silent this long is asked whether it still is there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The server could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +57,6 @@ pub async fn serve(
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE))
         .layer(RequestLayer { operations, readiness })
         .add_service(runtime)
         .add_service(image)
@@ -73,12 +70,14 @@ pub async fn serve(
         () = stop => {}
     }
     // Event streams have no end of their own.
-    streams_end.drain();
+    streams_end.cancel();
     stopping.send_replace(true);
     match tokio::time::timeout(grace, server).await {
         Ok(ended) => ended.map_err(ServeError),
         Err(_) => {
-            tracing::warn!("requests were still under way after {grace:?}; their jobs go on at the next start");
+            tracing::warn!(
+                "requests were still under way after {grace:?}; their jobs go on at the next start"
+            );
             Ok(())
         }
     }

@@ -7,6 +7,5 @@ pub(crate) mod filter;
 mod invalid;
 pub(crate) mod reply;
 pub(crate) mod request;
-pub(crate) mod stats;
 
 pub(crate) use invalid::{Invalid, Under};

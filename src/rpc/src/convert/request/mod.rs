@@ -12,7 +12,7 @@ mod text;
 pub(crate) use container::container_config;
 pub(crate) use pod::{image_spec, pod_config};
 pub(crate) use resources::resources;
-pub(crate) use stream::{Streams, attach, exec, exec_sync, port_forward, seconds};
+pub(crate) use stream::{attach, exec, exec_sync, port_forward, seconds};
 pub(crate) use text::id;
 
 #[cfg(test)]

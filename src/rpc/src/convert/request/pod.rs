@@ -9,7 +9,6 @@ use super::resources::resources;
 use super::security::pod_security;
 use super::sysctls::sysctls;
 use super::text;
-use crate::convert::invalid::each;
 use crate::convert::{Invalid, Under as _};
 
 /// sethostname(2): HOST_NAME_MAX.

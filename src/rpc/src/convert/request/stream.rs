@@ -3,32 +3,18 @@
 use std::time::Duration;
 
 use api::v1;
+use pod::Wanted;
 
 use super::text;
 use crate::convert::Invalid;
 
-/// Which of a process's streams a client wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Streams {
-    /// The client sends standard input.
-    pub(crate) stdin: bool,
-    /// The client takes standard output.
-    pub(crate) stdout: bool,
-    /// The client takes standard error; never with a terminal.
-    pub(crate) stderr: bool,
-    /// There is a terminal.
-    pub(crate) tty: bool,
-}
-
-impl Streams {
-    fn checked(self) -> Result<Self, Invalid> {
-        if self.tty && self.stderr {
-            return Err(Invalid::new("stderr", "is set with tty: a terminal has one output"));
-        }
-        match self.stdin || self.stdout || self.stderr {
-            true => Ok(self),
-            false => Err(Invalid::new("stdin, stdout, stderr", "at least one must be set")),
-        }
+fn checked(wanted: Wanted) -> Result<Wanted, Invalid> {
+    if wanted.tty && wanted.stderr {
+        return Err(Invalid::new("stderr", "is set with tty: a terminal has one output"));
+    }
+    match wanted.stdin || wanted.stdout || wanted.stderr {
+        true => Ok(wanted),
+        false => Err(Invalid::new("stdin, stdout, stderr", "at least one must be set")),
     }
 }
 
@@ -45,15 +31,15 @@ pub(crate) fn exec_sync(
 }
 
 /// Container, command and streams.
-pub(crate) fn exec(from: v1::ExecRequest) -> Result<(String, Vec<String>, Streams), Invalid> {
-    let streams = Streams { stdin: from.stdin, stdout: from.stdout, stderr: from.stderr, tty: from.tty };
-    Ok((text::id("container_id", from.container_id)?, command(from.cmd)?, streams.checked()?))
+pub(crate) fn exec(from: v1::ExecRequest) -> Result<(String, Vec<String>, Wanted), Invalid> {
+    let wanted = Wanted { stdin: from.stdin, stdout: from.stdout, stderr: from.stderr, tty: from.tty };
+    Ok((text::id("container_id", from.container_id)?, command(from.cmd)?, checked(wanted)?))
 }
 
 /// Container and streams.
-pub(crate) fn attach(from: v1::AttachRequest) -> Result<(String, Streams), Invalid> {
-    let streams = Streams { stdin: from.stdin, stdout: from.stdout, stderr: from.stderr, tty: from.tty };
-    Ok((text::id("container_id", from.container_id)?, streams.checked()?))
+pub(crate) fn attach(from: v1::AttachRequest) -> Result<(String, Wanted), Invalid> {
+    let wanted = Wanted { stdin: from.stdin, stdout: from.stdout, stderr: from.stderr, tty: from.tty };
+    Ok((text::id("container_id", from.container_id)?, checked(wanted)?))
 }
 
 /// Sandbox and ports. None is any: clients of today name the port when they connect.

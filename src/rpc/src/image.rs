@@ -1,0 +1,151 @@
+//! ImageService: validate, ask the image room, reply.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ::image::{Credentials, FsUsage, Image, Images, PullRequest};
+use api::v1::image_service_server::ImageService;
+use api::v1::{
+    AuthConfig, FilesystemIdentifier, FilesystemUsage, ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse,
+    ImageStatusRequest, ImageStatusResponse, ListImagesRequest, ListImagesResponse, PullImageRequest,
+    PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest, StreamImagesResponse,
+    UInt64Value,
+};
+use model::{ImageRef, ImageSpec};
+use tonic::{Request, Response, Status};
+use tracing::Span;
+
+use crate::convert::request::image_spec;
+use crate::convert::{Invalid, Under as _, reply};
+use crate::status::status;
+use crate::streams::{Chunks, chunks};
+
+/// The image service.
+#[derive(Clone)]
+pub struct ImageRpc {
+    images: Images,
+}
+
+impl ImageRpc {
+    /// Serves these images.
+    pub fn new(images: Images) -> Self {
+        Self { images }
+    }
+
+    /// All images, or the one that the filter names. An unknown name is an empty list.
+    fn matching(&self, filter: Option<ImageFilter>) -> Result<Vec<Arc<Image>>, Status> {
+        let name = filter.and_then(|filter| filter.image).map(|spec| spec.image).unwrap_or_default();
+        if name.is_empty() {
+            return Ok(self.images.list());
+        }
+        Ok(self.images.find(&name).map_err(status)?.into_iter().collect())
+    }
+}
+
+/// A spec that must name an image; the span gets the name.
+fn named(spec: Option<api::v1::ImageSpec>) -> Result<ImageSpec, Invalid> {
+    let spec = image_spec(spec).under("image")?;
+    Span::current().record("image.ref", spec.image.as_str());
+    Ok(spec)
+}
+
+fn credentials(auth: AuthConfig) -> Credentials {
+    let AuthConfig { username, password, auth, server_address, identity_token, registry_token } = auth;
+    Credentials { username, password, auth, server_address, identity_token, registry_token }
+}
+
+#[tonic::async_trait]
+impl ImageService for ImageRpc {
+    async fn list_images(
+        &self,
+        request: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        let images = self.matching(request.into_inner().filter)?;
+        Ok(Response::new(ListImagesResponse {
+            images: images.iter().map(|image| reply::image(image)).collect(),
+        }))
+    }
+
+    type StreamImagesStream = Chunks<StreamImagesResponse>;
+
+    async fn stream_images(
+        &self,
+        request: Request<StreamImagesRequest>,
+    ) -> Result<Response<Self::StreamImagesStream>, Status> {
+        let images = self.matching(request.into_inner().filter)?;
+        let images = images.iter().map(|image| reply::image(image)).collect();
+        Ok(Response::new(chunks(images, |images| StreamImagesResponse { images })))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Result<Response<ImageStatusResponse>, Status> {
+        let request = request.into_inner();
+        let spec = named(request.image)?;
+        // An absent image is an empty reply (CRI: "Status of the image").
+        let Some(image) = self.images.find(&spec.image).map_err(status)? else {
+            return Ok(Response::new(ImageStatusResponse::default()));
+        };
+        let info = if request.verbose { verbose(&image) } else { BTreeMap::new() };
+        Ok(Response::new(ImageStatusResponse { image: Some(reply::image(&image)), info }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        let request = request.into_inner();
+        let spec = named(request.image)?;
+        let reference: ImageRef =
+            spec.image.parse().map_err(|error| Invalid::new("image.image", model::chain(&error)))?;
+        let auth = request.auth.map(credentials);
+        let pull = PullRequest { reference, auth, progress: None };
+        let id = self.images.pull(pull).await.map_err(status)?;
+        Ok(Response::new(PullImageResponse { image_ref: id.to_string() }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        let spec = named(request.into_inner().image)?;
+        self.images.remove(&spec.image).await.map_err(status)?;
+        Ok(Response::new(RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        let usage = self.images.usage();
+        Ok(Response::new(ImageFsInfoResponse {
+            image_filesystems: vec![fs_usage(&usage)],
+            // Writable layers lie on the same file system: the kubelet then looks at one only.
+            container_filesystems: vec![fs_usage(&usage)],
+        }))
+    }
+}
+
+fn fs_usage(usage: &FsUsage) -> FilesystemUsage {
+    FilesystemUsage {
+        timestamp: usage.at,
+        fs_id: Some(FilesystemIdentifier { mountpoint: usage.mountpoint.display().to_string() }),
+        used_bytes: Some(UInt64Value { value: usage.bytes }),
+        inodes_used: Some(UInt64Value { value: usage.inodes }),
+    }
+}
+
+/// One JSON object: crictl refuses a value that begins with a brace and is not an object.
+fn verbose(image: &Image) -> BTreeMap<String, String> {
+    // The image's own bytes; pulling refused what is not JSON.
+    let spec: serde_json::Value = serde_json::from_str(&image.config.raw).unwrap_or_default();
+    let info = serde_json::json!({
+        "chainID": image.chain_id.as_ref().map(ToString::to_string),
+        "diffIDs": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "pulledAt": image.pulled_at,
+        "imageSpec": spec,
+        "labels": image.config.labels,
+    });
+    BTreeMap::from([("info".to_owned(), info.to_string())])
+}

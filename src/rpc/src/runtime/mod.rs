@@ -1,0 +1,314 @@
+//! RuntimeService: one line per RPC here, one file per family beside it. Each handler validates, makes one
+//! call into the pod room, and converts the answer.
+
+mod containers;
+mod events;
+mod exec;
+mod identity;
+mod pods;
+
+use std::sync::Arc;
+
+use api::v1;
+use api::v1::runtime_service_server::RuntimeService;
+use pod::Pods;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+pub use identity::{Condition, Conditions, Handler, Node, NodeError, SetPodCidr};
+
+use crate::streaming::Streaming;
+use crate::streams::Chunks;
+use crate::unbuilt::unbuilt;
+
+/// The runtime service.
+#[derive(Clone)]
+pub struct RuntimeRpc {
+    pods: Pods,
+    node: Arc<Node>,
+    streaming: Streaming,
+    /// Cancelled when the server drains: streams without an end of their own end then.
+    drain: CancellationToken,
+}
+
+impl RuntimeRpc {
+    /// Serves these pods.
+    pub fn new(pods: Pods, node: Node, streaming: Streaming) -> Self {
+        Self { pods, node: Arc::new(node), streaming, drain: CancellationToken::new() }
+    }
+
+    pub(crate) fn drain(&self) -> CancellationToken {
+        self.drain.clone()
+    }
+}
+
+#[tonic::async_trait]
+impl RuntimeService for RuntimeRpc {
+    async fn version(
+        &self,
+        request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        identity::version(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Result<Response<v1::RunPodSandboxResponse>, Status> {
+        pods::run_pod_sandbox(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Result<Response<v1::StopPodSandboxResponse>, Status> {
+        pods::stop_pod_sandbox(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Result<Response<v1::RemovePodSandboxResponse>, Status> {
+        pods::remove_pod_sandbox(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
+        pods::pod_sandbox_status(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+        pods::list_pod_sandbox(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type StreamPodSandboxesStream = Chunks<v1::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Result<Response<Self::StreamPodSandboxesStream>, Status> {
+        pods::stream_pod_sandboxes(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Result<Response<v1::CreateContainerResponse>, Status> {
+        containers::create_container(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Result<Response<v1::StartContainerResponse>, Status> {
+        containers::start_container(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Result<Response<v1::StopContainerResponse>, Status> {
+        containers::stop_container(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Result<Response<v1::RemoveContainerResponse>, Status> {
+        containers::remove_container(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Result<Response<v1::ListContainersResponse>, Status> {
+        containers::list_containers(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type StreamContainersStream = Chunks<v1::StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<v1::StreamContainersRequest>,
+    ) -> Result<Response<Self::StreamContainersStream>, Status> {
+        containers::stream_containers(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
+        containers::container_status(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Result<Response<v1::UpdateContainerResourcesResponse>, Status> {
+        containers::update_container_resources(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Result<Response<v1::ReopenContainerLogResponse>, Status> {
+        containers::reopen_container_log(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn exec_sync(
+        &self,
+        request: Request<v1::ExecSyncRequest>,
+    ) -> Result<Response<v1::ExecSyncResponse>, Status> {
+        exec::exec_sync(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
+        exec::exec(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn attach(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
+        exec::attach(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Result<Response<v1::PortForwardResponse>, Status> {
+        exec::port_forward(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn container_stats(
+        &self,
+        _: Request<v1::ContainerStatsRequest>,
+    ) -> Result<Response<v1::ContainerStatsResponse>, Status> {
+        Err(unbuilt("ContainerStats"))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _: Request<v1::ListContainerStatsRequest>,
+    ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
+        Err(unbuilt("ListContainerStats"))
+    }
+
+    type StreamContainerStatsStream = Chunks<v1::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        _: Request<v1::StreamContainerStatsRequest>,
+    ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
+        Err(unbuilt("StreamContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _: Request<v1::PodSandboxStatsRequest>,
+    ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
+        Err(unbuilt("PodSandboxStats"))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
+        Err(unbuilt("ListPodSandboxStats"))
+    }
+
+    type StreamPodSandboxStatsStream = Chunks<v1::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
+        Err(unbuilt("StreamPodSandboxStats"))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Result<Response<v1::UpdateRuntimeConfigResponse>, Status> {
+        identity::update_runtime_config(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        identity::status_of(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<v1::CheckpointContainerRequest>,
+    ) -> Result<Response<v1::CheckpointContainerResponse>, Status> {
+        Err(unbuilt("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _: Request<v1::CheckpointPodRequest>,
+    ) -> Result<Response<v1::CheckpointPodResponse>, Status> {
+        Err(unbuilt("CheckpointPod"))
+    }
+
+    async fn restore_pod(
+        &self,
+        _: Request<v1::RestorePodRequest>,
+    ) -> Result<Response<v1::RestorePodResponse>, Status> {
+        Err(unbuilt("RestorePod"))
+    }
+
+    type GetContainerEventsStream = Chunks<v1::ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        request: Request<v1::GetEventsRequest>,
+    ) -> Result<Response<Self::GetContainerEventsStream>, Status> {
+        events::get_container_events(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Result<Response<v1::ListMetricDescriptorsResponse>, Status> {
+        Err(unbuilt("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
+        Err(unbuilt("ListPodSandboxMetrics"))
+    }
+
+    type StreamPodSandboxMetricsStream = Chunks<v1::StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
+        Err(unbuilt("StreamPodSandboxMetrics"))
+    }
+
+    async fn runtime_config(
+        &self,
+        request: Request<v1::RuntimeConfigRequest>,
+    ) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
+        identity::runtime_config(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<v1::UpdatePodSandboxResourcesResponse>, Status> {
+        pods::update_pod_sandbox_resources(self, request.into_inner()).await.map(Response::new)
+    }
+}

@@ -1,0 +1,102 @@
+//! Sandboxes: run, stop, remove, status, lists, resources.
+
+use std::collections::BTreeMap;
+
+use api::v1;
+use tonic::Status;
+use tracing::Span;
+
+use super::RuntimeRpc;
+use crate::convert::request::{id, pod_config, resources};
+use crate::convert::{Under as _, filter, reply};
+use crate::status::status;
+use crate::streams::{Chunks, chunks};
+use crate::time::now;
+
+/// The id that a request names; the span gets it.
+fn pod_id(text: String) -> Result<String, Status> {
+    let id = id("pod_sandbox_id", text)?;
+    Span::current().record("pod.id", id.as_str());
+    Ok(id)
+}
+
+pub(super) async fn run_pod_sandbox(
+    rpc: &RuntimeRpc,
+    request: v1::RunPodSandboxRequest,
+) -> Result<v1::RunPodSandboxResponse, Status> {
+    let config = pod_config(request.config, request.runtime_handler)?;
+    let id = rpc.pods.run_pod(config).await.map_err(status)?;
+    Span::current().record("pod.id", id.as_str());
+    Ok(v1::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+}
+
+pub(super) async fn stop_pod_sandbox(
+    rpc: &RuntimeRpc,
+    request: v1::StopPodSandboxRequest,
+) -> Result<v1::StopPodSandboxResponse, Status> {
+    rpc.pods.stop_pod(&pod_id(request.pod_sandbox_id)?).await.map_err(status)?;
+    Ok(v1::StopPodSandboxResponse {})
+}
+
+pub(super) async fn remove_pod_sandbox(
+    rpc: &RuntimeRpc,
+    request: v1::RemovePodSandboxRequest,
+) -> Result<v1::RemovePodSandboxResponse, Status> {
+    rpc.pods.remove_pod(&pod_id(request.pod_sandbox_id)?).await.map_err(status)?;
+    Ok(v1::RemovePodSandboxResponse {})
+}
+
+pub(super) async fn pod_sandbox_status(
+    rpc: &RuntimeRpc,
+    request: v1::PodSandboxStatusRequest,
+) -> Result<v1::PodSandboxStatusResponse, Status> {
+    let id = pod_id(request.pod_sandbox_id)?;
+    let view = rpc.pods.pod(&id).map_err(status)?;
+    let info = match request.verbose {
+        true => verbose(&rpc.pods.info(&id).map_err(status)?),
+        false => BTreeMap::new(),
+    };
+    Ok(v1::PodSandboxStatusResponse {
+        status: Some(reply::pod_status(&view.pod)),
+        info,
+        // Together or not at all: the kubelet takes the statuses where there is a timestamp.
+        containers_statuses: view.containers.iter().map(reply::container_status).collect(),
+        timestamp: now(),
+    })
+}
+
+/// Under one key, as crictl merges it.
+pub(super) fn verbose(info: &serde_json::Value) -> BTreeMap<String, String> {
+    BTreeMap::from([("info".to_owned(), info.to_string())])
+}
+
+fn listed(rpc: &RuntimeRpc, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>, Status> {
+    let pods = filter::pods(filter, rpc.pods.list())?;
+    Ok(pods.iter().map(|view| reply::pod_sandbox(&view.pod)).collect())
+}
+
+pub(super) async fn list_pod_sandbox(
+    rpc: &RuntimeRpc,
+    request: v1::ListPodSandboxRequest,
+) -> Result<v1::ListPodSandboxResponse, Status> {
+    Ok(v1::ListPodSandboxResponse { items: listed(rpc, request.filter)? })
+}
+
+pub(super) async fn stream_pod_sandboxes(
+    rpc: &RuntimeRpc,
+    request: v1::StreamPodSandboxesRequest,
+) -> Result<Chunks<v1::StreamPodSandboxesResponse>, Status> {
+    let pods = listed(rpc, request.filter)?;
+    Ok(chunks(pods, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes }))
+}
+
+pub(super) async fn update_pod_sandbox_resources(
+    rpc: &RuntimeRpc,
+    request: v1::UpdatePodSandboxResourcesRequest,
+) -> Result<v1::UpdatePodSandboxResourcesResponse, Status> {
+    let id = pod_id(request.pod_sandbox_id)?;
+    let overhead = request.overhead.map(resources).transpose().under("overhead")?;
+    let resources = request.resources.map(resources).transpose().under("resources")?;
+    rpc.pods.update_pod(&id, overhead, resources).await.map_err(status)?;
+    Ok(v1::UpdatePodSandboxResourcesResponse {})
+}
