@@ -12,7 +12,9 @@ use crate::config::ImageConfig;
 use crate::counters::Counters;
 use crate::image::{Image, ImageConfigData};
 use crate::index::{Index, Layer};
+use crate::jobs::Jobs;
 use crate::layers::Layers;
+use crate::pull::Pulls;
 use crate::records::{IMAGES, LAYERS, LEASES};
 
 /// All images of this node. A handle: clones share everything.
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     /// Held over every change that moves layer directories or names, and over its commit.
     pub(crate) writer: Mutex<()>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) jobs: Jobs,
+    pub(crate) pulls: Pulls,
 }
 
 /// Locks; what a panicking thread left behind is as whole as our changes are small.
@@ -132,8 +136,16 @@ impl Images {
         let layers = Layers::open(config.root.join("image")).map_err(OpenError::Disk)?;
         let store = Store::open(&layers.store()).map_err(OpenError::Store)?;
         let index = Mutex::new(load(&store, &layers, &config)?);
-        let shared =
-            Shared { layers, store, index, writer: Mutex::new(()), counters: Arc::default(), config };
+        let shared = Shared {
+            layers,
+            store,
+            index,
+            writer: Mutex::new(()),
+            counters: Arc::default(),
+            jobs: Jobs::new(&config),
+            pulls: Pulls::default(),
+            config,
+        };
         let dead = lock(&shared.index).take_all_unheld();
         drop(shared.discard(dead));
         let swept = shared.layers.sweep_ingest().map_err(OpenError::Disk)?;
