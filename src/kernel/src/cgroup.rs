@@ -24,6 +24,8 @@ pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pre
 
 /// How long [`Group::remove`] waits for the kernel to let go of processes that have just died.
 const REMOVE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long [`Group::remove_if_empty`] waits before it believes that somebody lives there.
+const LEAVE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long a v1 freezer may take before the killing begins without it.
 const FREEZE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How often [`Group::kill`] looks again for processes that a dying one has left.
@@ -107,7 +109,8 @@ impl Hierarchy {
     }
 
     /// The group at a path, `/` for the root; it need not exist.
-    pub fn group(&self, path: &Path) -> Group {
+    pub fn group(&self, path: impl AsRef<Path>) -> Group {
+        let path = path.as_ref();
         let path = path.strip_prefix("/").unwrap_or(path).to_owned();
         Group { hierarchy: self.clone(), path }
     }
@@ -226,6 +229,52 @@ impl Group {
         }
     }
 
+    /// The group and those above it that exist in no hierarchy, outermost first: what [`Group::create`] would make,
+    /// and what an undo may remove.
+    pub fn missing(&self) -> Vec<String> {
+        let mut group = Self { hierarchy: self.hierarchy.clone(), path: PathBuf::new() };
+        let mut missing = Vec::new();
+        for part in self.path.components() {
+            group.path.push(part);
+            if !group.exists() {
+                missing.push(group.path().to_string_lossy().into_owned());
+            }
+        }
+        missing
+    }
+
+    /// Removes the group, everywhere, unless somebody lives in it or below it: then it stays, and that is success, as
+    /// for an absent one.
+    ///
+    /// # Errors
+    /// A directory that is empty and still could not be removed.
+    pub fn remove_if_empty(&self) -> Result<(), SysError> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+        for directory in self.existing() {
+            loop {
+                match rustix::fs::rmdir(&directory) {
+                    Ok(()) | Err(Errno::NOENT) => break,
+                    Err(Errno::BUSY) => {}
+                    Err(e) => return Err(SysError::path("rmdir", &directory, e)),
+                }
+                // Those who were killed a moment ago may still be on their way out.
+                let lived_in = !children(&directory)?.is_empty() || !pids_in(&directory)?.is_empty();
+                if lived_in && start.elapsed() > LEAVE_WAIT_MAX {
+                    return Ok(());
+                }
+                if start.elapsed() > REMOVE_WAIT_MAX {
+                    return Err(SysError::path("rmdir", &directory, Errno::BUSY));
+                }
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the group and everything below it, everywhere; waits a little for dying processes. Absent is success.
     ///
     /// # Errors
@@ -237,28 +286,6 @@ impl Group {
         }
         let deadline = Instant::now() + REMOVE_WAIT_MAX;
         self.existing().try_for_each(|directory| remove_tree(&directory, deadline))
-    }
-
-    /// The groups on the way to this one, itself included, that exist in no hierarchy; the outermost first.
-    pub fn missing(&self) -> Vec<PathBuf> {
-        let mut path = PathBuf::new();
-        let groups = self.path.components().map(|part| {
-            path.push(part);
-            self.hierarchy.group(&path)
-        });
-        groups.filter(|group| !group.exists()).map(|group| group.path()).collect()
-    }
-
-    /// Removes the group where nothing is in it or below it. One that is in use stays, which is success; so is an
-    /// absent one.
-    ///
-    /// # Errors
-    /// The directory that could not be removed for another reason.
-    pub fn remove_if_empty(&self) -> Result<(), SysError> {
-        self.existing().try_for_each(|directory| match rustix::fs::rmdir(&directory) {
-            Ok(()) | Err(Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY) => Ok(()),
-            Err(e) => Err(SysError::path("rmdir", &directory, e)),
-        })
     }
 
     /// The processes of the group and of those below it.
@@ -396,13 +423,17 @@ fn remove_tree(directory: &Path, deadline: Instant) -> Result<(), SysError> {
     }
 }
 
-fn collect_pids(directory: &Path, pids: &mut BTreeSet<u32>) -> Result<(), SysError> {
-    let file = directory.join("cgroup.procs");
-    match read_text(&file) {
-        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-        Err(e) if e.is_not_found() || e.source.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
-        Err(e) => return Err(e),
+/// The processes of one directory; none of one that is gone.
+fn pids_in(directory: &Path) -> Result<Vec<u32>, SysError> {
+    match read_text(&directory.join("cgroup.procs")) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(e) if e.is_not_found() || e.source.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        Err(e) => Err(e),
     }
+}
+
+fn collect_pids(directory: &Path, pids: &mut BTreeSet<u32>) -> Result<(), SysError> {
+    pids.extend(pids_in(directory)?);
     children(directory)?.iter().try_for_each(|child| collect_pids(child, pids))
 }
 

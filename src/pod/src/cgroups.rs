@@ -1,6 +1,6 @@
 //! Which cgroups a pod and its containers have, in each form that somebody needs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use model::{ContainerId, PodConfig, PodId};
 
@@ -50,5 +50,5 @@ fn text(path: PathBuf) -> String {
 
 /// The directory whose files tell of a container's memory, for its shim.
 pub(crate) fn memory_dir(cgroup: &str) -> Option<PathBuf> {
-    kernel::cgroup::Hierarchy::detect().ok()?.group(Path::new(cgroup)).directory("memory")
+    kernel::cgroup::Hierarchy::detect().ok()?.group(cgroup).directory("memory")
 }

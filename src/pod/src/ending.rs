@@ -1,6 +1,5 @@
 //! How a running container is ended: its signal, its grace, then everything it has left.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,7 +114,7 @@ impl Ending {
 /// Kills whatever is in a container's cgroup, without its shim. An absent cgroup is success.
 pub(crate) async fn kill_cgroup(container: &ContainerId, cgroup: &str) -> Result<(), PodError> {
     let cgroup = cgroup.to_owned();
-    let killed = tokio::task::spawn_blocking(move || Hierarchy::detect()?.group(Path::new(&cgroup)).kill()).await;
+    let killed = tokio::task::spawn_blocking(move || Hierarchy::detect()?.group(&cgroup).kill()).await;
     match killed {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(PodError::ContainerStep {

@@ -4,7 +4,6 @@
 //! published. Reads never wait for work.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,12 +151,7 @@ impl Pods {
             created_at: now(),
             handler: handler.to_owned(),
             network: None,
-            cgroups_made: hierarchy
-                .group(Path::new(&cgroup))
-                .missing()
-                .iter()
-                .map(|path| path.to_string_lossy().into_owned())
-                .collect(),
+            cgroups_made: hierarchy.group(&cgroup).missing(),
             cgroup_parent,
             cgroup,
         })

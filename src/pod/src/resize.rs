@@ -1,6 +1,6 @@
 //! UpdateContainerResources: the limits of a created or running container, changed all or not at all.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kernel::cgroup::Hierarchy;
@@ -42,7 +42,7 @@ impl Resize {
         let limits = spec::limits(&merged, "linux", self.host.bundles.facts()).map_err(|e| step("update the resources")(Cause::new(e)))?;
         if self.running {
             let hierarchy = Hierarchy::detect().map_err(|e| step("find the cgroup")(Cause::host(e)))?;
-            let applied = hierarchy.group(Path::new(&self.cgroup)).apply(&limits);
+            let applied = hierarchy.group(&self.cgroup).apply(&limits);
             applied.map_err(|e| step("update the resources")(Cause::host(e)))?;
         }
         // The specification agrees with what runs, and a created container starts with what was asked last.

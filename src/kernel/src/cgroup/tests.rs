@@ -1,7 +1,7 @@
 //! v1 for real in groups of our own; v2 on a directory tree that looks like one.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use super::*;
 
@@ -27,8 +27,8 @@ impl Scratch {
             self.0.existing().map(|directory| directory.join("cgroup.procs")).collect();
         let joined = entries.iter().map(|file| format!("echo $$ > {}", file.display())).collect::<Vec<_>>();
         let script = format!("{}; {script}", joined.join("; "));
-        let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(script).stdin(Stdio::null()).process_group(0);
+        let mut command = crate::process::command("/bin/sh");
+        command.env("PATH", "/usr/bin:/bin").arg("-c").arg(script).process_group(0);
         command.spawn().unwrap()
     }
 
@@ -80,6 +80,23 @@ fn v1_groups_are_made_entered_read_and_removed() {
     scratch.0.remove().unwrap();
     scratch.0.kill().unwrap();
     assert!(!scratch.0.exists());
+}
+
+#[test]
+fn v1_groups_that_were_missing_go_again_unless_somebody_lives_there() {
+    let Some(scratch) = Scratch::new("missing") else { return };
+    let (outer, inner) = (scratch.0.path().join("a"), scratch.0.path().join("a/b"));
+    let hierarchy = scratch.0.hierarchy.clone();
+    let paths = [outer.to_string_lossy().into_owned(), inner.to_string_lossy().into_owned()];
+    assert_eq!(hierarchy.group(&inner).missing(), paths);
+    hierarchy.group(&inner).create().unwrap();
+    assert_eq!(hierarchy.group(&inner).missing(), Vec::<String>::new());
+    hierarchy.group(&outer).remove_if_empty().unwrap();
+    assert!(hierarchy.group(&outer).exists(), "b lives in it");
+    for group in [&inner, &outer, &outer] {
+        hierarchy.group(group).remove_if_empty().unwrap();
+        assert!(!hierarchy.group(group).exists());
+    }
 }
 
 #[test]
@@ -185,7 +202,8 @@ impl Fake {
 #[test]
 fn v2_limits_are_planned_from_what_is_there() {
     let none = Limits::default;
-    let rows: [(&[(&str, &str)], Limits, &[&str]); 11] = [
+    type Files = &'static [(&'static str, &'static str)];
+    let rows: [(Files, Limits, &[&str]); 11] = [
         (&[], none(), &[]),
         (&[], Limits { cpu_shares: Some(1024), ..none() }, &["cpu.weight=39"]),
         (&[], Limits { cpu_shares: Some(2), ..none() }, &["cpu.weight=1"]),

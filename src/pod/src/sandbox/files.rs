@@ -51,7 +51,7 @@ pub(super) fn make_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause>
     let ours = !site.cgroups_made.is_empty();
     move || {
         // One that exists is the kubelet's: its limits are not ours to write.
-        if ours { Hierarchy::detect().and_then(|h| h.group(Path::new(&cgroup)).create()).map_err(Cause::host) } else { Ok(()) }
+        if ours { Hierarchy::detect().and_then(|h| h.group(&cgroup).create()).map_err(Cause::host) } else { Ok(()) }
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) fn remove_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Caus
         let hierarchy = Hierarchy::detect().map_err(Cause::host)?;
         // Innermost first. One that another pod lives in by now stays, and goes with that pod.
         for cgroup in made.iter().rev() {
-            hierarchy.group(Path::new(cgroup)).remove_if_empty().map_err(Cause::host)?;
+            hierarchy.group(cgroup).remove_if_empty().map_err(Cause::host)?;
         }
         Ok(())
     }

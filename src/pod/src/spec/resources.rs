@@ -16,7 +16,8 @@ const CPU_SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
 
 pub(super) fn resources(input: &SpecInput<'_>) -> Result<oci::Resources, SpecError> {
     let limits = limits(&input.container.resources, "linux.resources", input.host)?;
-    let pids = input.defaults.pids_limit.map(|limit| Pids { limit: i64::try_from(limit).unwrap_or(i64::MAX) });
+    let pids =
+        input.defaults.pids_limit.map(|limit| Pids { limit: i64::try_from(limit).unwrap_or(i64::MAX) });
     Ok(oci::Resources { pids, ..written(limits) })
 }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use kernel::cgroup::Hierarchy;
 use model::NamespaceMode;
@@ -40,7 +39,7 @@ impl Bundle {
         for applet in ["sh", "id", "cat", "grep", "ls", "env", "mount", "unshare"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
-        let listed = Command::new("/usr/bin/ldd").arg("/bin/busybox").output().unwrap();
+        let listed = kernel::process::command("/usr/bin/ldd").arg("/bin/busybox").output().unwrap();
         for word in String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|w| w.starts_with('/'))
         {
             let inside = root.join(word.trim_start_matches('/'));
@@ -60,13 +59,12 @@ impl Bundle {
         let text = serde_json::to_vec_pretty(spec).unwrap();
         fs::write(self.dir.path().join("config.json"), text).unwrap();
         let id = self.cgroup.path().file_name().unwrap().to_string_lossy().into_owned();
-        let output = Command::new(runtime)
+        let output = kernel::process::command(runtime)
             .arg("--root")
             .arg(self.dir.path().join("runtime"))
             .args(["run", "--bundle"])
             .arg(self.dir.path())
             .arg(&id)
-            .stdin(std::process::Stdio::null())
             .output()
             .map_err(|e| e.to_string())?;
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -191,7 +189,7 @@ fn devices_and_limits_are_where_they_should_be() {
             }];
             fixture.container.resources.memory_limit = 64 << 20;
         },
-        "[ -c /dev/of/zero ] && echo device; ls /dev | grep -c kmsg",
-        "device\n0\n",
+        "[ -c /dev/of/zero ] && echo device; ls /dev | grep -c kmsg; cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true",
+        "device\n0\n67108864\n",
     );
 }
