@@ -1,6 +1,8 @@
 //! The binary from outside: exit statuses, the root's lock, signals. Everything lies in a directory of the
 //! test's own, with stand-ins for the OCI runtime and the shim, which no test here runs.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

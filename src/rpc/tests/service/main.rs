@@ -1,0 +1,169 @@
+//! The whole service over a Unix socket, on an empty node: what needs no pods.
+
+mod authority;
+mod independent;
+mod node;
+
+use std::time::Duration;
+
+use api::v1;
+use node::{Started, start};
+use rpc::UNBUILT;
+use tonic::{Code, Request};
+
+#[tokio::test]
+async fn clients_find_a_runtime_that_is_well() {
+    let node = start().await;
+    let version = node.runtime().version(v1::VersionRequest::default()).await.unwrap().into_inner();
+    assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("gantline", "v1"));
+    assert_eq!((version.version.as_str(), version.runtime_version.as_str()), ("0.1.0", "1.2.3"));
+    let status = node.runtime().status(v1::StatusRequest { verbose: false }).await.unwrap().into_inner();
+    let conditions = status.status.unwrap().conditions;
+    assert_eq!(conditions[0].r#type, "RuntimeReady");
+    assert!(conditions[0].status && !conditions[1].status);
+    assert_eq!((conditions[1].r#type.as_str(), conditions[1].reason.as_str()), ("NetworkReady", "NoConf"));
+    assert!(status.info.is_empty(), "information only when asked for");
+    assert_eq!(status.runtime_handlers.len(), 2);
+    let status = node.runtime().status(v1::StatusRequest { verbose: true }).await.unwrap().into_inner();
+    assert_eq!(status.info["config"], r#"{"root":"/x"}"#);
+    let usage = node.image().image_fs_info(v1::ImageFsInfoRequest {}).await.unwrap().into_inner();
+    assert!(usage.image_filesystems[0].timestamp > 0);
+    let config = node.runtime().runtime_config(v1::RuntimeConfigRequest {}).await.unwrap().into_inner();
+    assert_eq!(config.linux.unwrap().cgroup_driver(), v1::CgroupDriver::Cgroupfs);
+}
+
+#[tokio::test]
+async fn until_recovery_only_the_early_calls_are_served() {
+    let node = Started::shut().await;
+    node.runtime().version(v1::VersionRequest::default()).await.unwrap();
+    node.runtime().status(v1::StatusRequest::default()).await.unwrap();
+    node.image().image_fs_info(v1::ImageFsInfoRequest {}).await.unwrap();
+    let refused = node.runtime().list_pod_sandbox(v1::ListPodSandboxRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("taking over"), "{refused}");
+    let refused = node.image().pull_image(v1::PullImageRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    node.readiness.open();
+    node.runtime().list_pod_sandbox(v1::ListPodSandboxRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found_or_already_gone() {
+    let node = start().await;
+    let id = || "0".repeat(64);
+    let status = v1::PodSandboxStatusRequest { pod_sandbox_id: id(), verbose: false };
+    assert_eq!(node.runtime().pod_sandbox_status(status).await.unwrap_err().code(), Code::NotFound);
+    let status = v1::ContainerStatusRequest { container_id: id(), verbose: false };
+    assert_eq!(node.runtime().container_status(status).await.unwrap_err().code(), Code::NotFound);
+    let exec =
+        v1::ExecRequest { container_id: id(), cmd: vec!["sh".into()], stdout: true, ..Default::default() };
+    assert_eq!(node.runtime().exec(exec).await.unwrap_err().code(), Code::NotFound);
+    node.runtime().stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: id() }).await.unwrap();
+    node.runtime().remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id() }).await.unwrap();
+    node.runtime().stop_container(v1::StopContainerRequest { container_id: id(), timeout: 0 }).await.unwrap();
+    node.runtime().remove_container(v1::RemoveContainerRequest { container_id: id() }).await.unwrap();
+    let image = || Some(v1::ImageSpec { image: "busybox".into(), ..Default::default() });
+    let status = v1::ImageStatusRequest { image: image(), verbose: true };
+    assert_eq!(node.image().image_status(status).await.unwrap().into_inner().image, None);
+    node.image().remove_image(v1::RemoveImageRequest { image: image() }).await.unwrap();
+    let none = v1::ListPodSandboxRequest {
+        filter: Some(v1::PodSandboxFilter { id: "abc".into(), ..Default::default() }),
+    };
+    assert!(node.runtime().list_pod_sandbox(none).await.unwrap().into_inner().items.is_empty());
+}
+
+#[tokio::test]
+async fn a_bad_request_is_refused_by_its_field() {
+    let node = start().await;
+    let refused = node.runtime().run_pod_sandbox(v1::RunPodSandboxRequest::default()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "config: is missing"));
+    let refused = node.runtime().stop_pod_sandbox(v1::StopPodSandboxRequest::default()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "pod_sandbox_id: is empty"));
+    let refused = node.image().image_status(v1::ImageStatusRequest::default()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "image.image: is empty"));
+    let unknown = v1::RunPodSandboxRequest {
+        config: Some(v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: "n".into(),
+                uid: "u".into(),
+                namespace: "ns".into(),
+                attempt: 0,
+            }),
+            ..Default::default()
+        }),
+        runtime_handler: "kata".into(),
+    };
+    let refused = node.runtime().run_pod_sandbox(unknown).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("runtime_handler \"kata\""), "{refused}");
+}
+
+#[tokio::test]
+async fn a_request_over_16_mib_is_invalid() {
+    let node = start().await;
+    let mut large = v1::RunPodSandboxRequest::default();
+    large.runtime_handler = "x".repeat(17 * 1024 * 1024);
+    let refused = node.runtime().run_pod_sandbox(large).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("larger than 16777216 bytes"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_not_built_says_so() {
+    let node = start().await;
+    for entry in UNBUILT {
+        let path = format!("/runtime.v1.RuntimeService/{}", entry.rpc);
+        let mut client = tonic::client::Grpc::new(node.channel());
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let refused = client.unary(Request::new(()), path.parse().unwrap(), codec).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unimplemented, "{}", entry.rpc);
+        assert!(refused.message().contains(entry.missing), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_stream_is_an_end_without_messages() {
+    let node = start().await;
+    let mut pods = node
+        .runtime()
+        .stream_pod_sandboxes(v1::StreamPodSandboxesRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(pods.message().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_server_drains_with_an_event_stream_open() {
+    let node = start().await;
+    let mut events = node.runtime().get_container_events(v1::GetEventsRequest {}).await.unwrap().into_inner();
+    let (ended, ()) =
+        tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(events.message(), node.stop()) })
+            .await
+            .expect("the drain hangs");
+    assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn metrics_count_each_request_by_its_code() {
+    let node = start().await;
+    node.runtime().version(v1::VersionRequest::default()).await.unwrap();
+    node.runtime().run_pod_sandbox(v1::RunPodSandboxRequest::default()).await.unwrap_err();
+    let text = node.metrics.encode();
+    for labels in [r#"rpc="Version",code="OK""#, r#"rpc="RunPodSandbox",code="INVALID_ARGUMENT""#] {
+        assert!(text.contains(labels), "{labels} is not in {text}");
+    }
+    assert_eq!(node.metrics.operations.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_streaming_token_that_nobody_gave_is_unknown() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let node = start().await;
+    let mut connection = tokio::net::TcpStream::connect(node.streaming).await.unwrap();
+    connection.write_all(b"POST /exec/abc HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
