@@ -1,7 +1,5 @@
 //! A hand-made client: open channels, send, half-close, and see what comes back.
 
-use std::io::Write as _;
-
 use super::*;
 
 /// A compressor with the dictionary, as spdystream has it: one for the whole connection.
@@ -19,8 +17,8 @@ impl Client {
     fn syn_stream(&mut self, id: u32, headers: &[(&str, &str)]) -> Vec<u8> {
         let mut block = u32::try_from(headers.len()).unwrap().to_be_bytes().to_vec();
         for text in headers.iter().flat_map(|(name, value)| [name, value]) {
-            block.write_all(&u32::try_from(text.len()).unwrap().to_be_bytes()).unwrap();
-            block.write_all(text.as_bytes()).unwrap();
+            block.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+            block.extend(text.as_bytes());
         }
         let mut compressed = Vec::with_capacity(4096);
         self.zlib.compress_vec(&block, &mut compressed, flate2::FlushCompress::Sync).unwrap();
