@@ -28,11 +28,12 @@ impl Log {
         Self { path: path.into() }
     }
 
-    /// All lines; one that is not in CRI's form is a panic.
+    /// All lines but one that is just being written; one that is not in CRI's form is a panic.
     #[track_caller]
     pub fn lines(&self) -> Vec<Line> {
         let bytes = std::fs::read(&self.path).unwrap_or_else(|e| panic!("read {}: {e}", self.path.display()));
-        let text = String::from_utf8_lossy(&bytes);
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let text = String::from_utf8_lossy(&bytes[..end]);
         text.lines()
             .map(|line| parse(line).unwrap_or_else(|| panic!("not a CRI log line: {line:?}")))
             .collect()

@@ -21,7 +21,7 @@ use crate::programs::{Programs, tool};
 use crate::registry::Registry;
 use crate::wait::eventually;
 
-/// The service answers Version within this time of its start.
+/// The service is ready within this time of its start.
 const READY: Duration = Duration::from_secs(20);
 
 /// What is owed after a removal is done within this time.
@@ -155,18 +155,26 @@ impl Node {
         *service = Some(command.spawn().expect("start the service"));
     }
 
-    /// Starts the service and waits until it answers Version.
+    /// Starts the service and waits until it says that its runtime is ready: recovery is done.
     #[track_caller]
     pub fn start_service(&self) {
         self.spawn_service();
         let start = Instant::now();
-        while let Err(status) = self.cri.version(v1::VersionRequest::default()) {
+        while let Err(complaint) = self.runtime_ready() {
             let ended = self.service().as_mut().and_then(|child| child.try_wait().ok().flatten());
             if ended.is_some() || start.elapsed() > READY {
-                panic!("the service did not come up ({ended:?}, {status}):\n{}", self.log_tail(40));
+                panic!("the service did not come up ({ended:?}, {complaint}):\n{}", self.log_tail(40));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Whether Status says RuntimeReady; else what it says.
+    pub fn runtime_ready(&self) -> Result<(), String> {
+        let status = self.cri.status(v1::StatusRequest::default()).map_err(|status| status.to_string())?;
+        let conditions = status.status.unwrap_or_default().conditions;
+        let ready = conditions.iter().any(|condition| condition.r#type == "RuntimeReady" && condition.status);
+        if ready { Ok(()) } else { Err(format!("{conditions:?}")) }
     }
 
     /// The service's pid, while it runs.

@@ -186,7 +186,7 @@ fn a_disk_full_of_logs_stops_no_container() {
     let pod = node.pod("chatty").with(|config| config.log_directory = path.clone()).run();
     let line = "x".repeat(100);
     let chatty = pod.container("c").sh(&format!(
-        "i=0; while [ $i -lt 10000 ]; do echo {line} $i; i=$((i+1)); done; while [ ! -e /go ]; do usleep 20000; done; \
+        "i=0; while [ $i -lt 10000 ]; do echo {line} $i; i=$((i+1)); done; touch /written; while [ ! -e /go ]; do usleep 20000; done; \
          echo back again; exit 4"
     ));
     let chatty = chatty.start();
@@ -195,6 +195,11 @@ fn a_disk_full_of_logs_stops_no_container() {
         let size = std::fs::metadata(&log).map_or(0, |file| file.len());
         if size > 200_000 { Ok(()) } else { Err(format!("{size} bytes")) }
     });
+    e2e::eventually("all is written, wherever it went", Duration::from_secs(20), || {
+        let there = chatty.try_exec(&["test", "-e", "/written"], 5).map_err(|status| status.to_string())?;
+        if there.exit_code == 0 { Ok(()) } else { Err("not yet".into()) }
+    });
+    std::thread::sleep(Duration::from_millis(300));
     // There is room again: what comes now is logged.
     std::fs::OpenOptions::new().write(true).open(&log).unwrap().set_len(0).unwrap();
     chatty.sh("touch /go");

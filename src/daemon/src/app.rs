@@ -20,6 +20,7 @@ use crate::admin::{Admin, Node, Phase, Shown};
 use crate::commands::version::VERSION;
 use crate::config::value::{CgroupDriver, IpPreference, UnsetSeccomp};
 use crate::config::{Config, reference};
+use crate::counted::Counted;
 use crate::drain::Drain;
 use crate::lock::{LockError, RootLock};
 use crate::runtimes::{self, Runtimes, RuntimesError};
@@ -90,7 +91,8 @@ impl App {
 
         let images = Images::open(image_config(&config)).map_err(room("image"))?;
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
-        let network: Arc<dyn PodNetwork> = Arc::new(Cni::open(cni_config(&config)).map_err(room("network"))?);
+        let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
+        let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
         let shims =
             Arc::new(LocalShims { binary: shim, state: config.state.clone(), root: config.root.clone() });
         let rooms =

@@ -8,6 +8,7 @@ mod app;
 mod check;
 mod commands;
 mod config;
+mod counted;
 mod drain;
 mod exit;
 mod flags;

@@ -12,7 +12,9 @@ use crate::config::ImageConfig;
 use crate::counters::Counters;
 use crate::image::{Image, ImageConfigData};
 use crate::index::{Index, Layer};
+use crate::jobs::Jobs;
 use crate::layers::Layers;
+use crate::pull::Pulls;
 use crate::records::{IMAGES, LAYERS, LEASES};
 
 /// All images of this node. A handle: clones share everything.
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     /// Held over every change that moves layer directories or names, and over its commit.
     pub(crate) writer: Mutex<()>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) jobs: Jobs,
+    pub(crate) pulls: Pulls,
 }
 
 /// Locks; what a panicking thread left behind is as whole as our changes are small.
@@ -132,8 +136,16 @@ impl Images {
         let layers = Layers::open(config.root.join("image")).map_err(OpenError::Disk)?;
         let store = Store::open(&layers.store()).map_err(OpenError::Store)?;
         let index = Mutex::new(load(&store, &layers, &config)?);
-        let shared =
-            Shared { layers, store, index, writer: Mutex::new(()), counters: Arc::default(), config };
+        let shared = Shared {
+            layers,
+            store,
+            index,
+            writer: Mutex::new(()),
+            counters: Arc::default(),
+            jobs: Jobs::new(&config),
+            pulls: Pulls::default(),
+            config,
+        };
         let dead = lock(&shared.index).take_all_unheld();
         drop(shared.discard(dead));
         let swept = shared.layers.sweep_ingest().map_err(OpenError::Disk)?;
@@ -213,12 +225,16 @@ fn load(store: &Store, layers: &Layers, config: &ImageConfig) -> Result<Index, O
     let mut index = Index::new(config.pinned.clone());
     let mut on_disk: std::collections::HashSet<String> =
         layers.list().map_err(OpenError::Disk)?.into_iter().collect();
+    let (mut lost_layers, mut lost_images) = (Vec::new(), Vec::new());
     for (key, record) in store.list(&LAYERS).map_err(OpenError::Store)? {
         match (key.parse::<Digest>(), record) {
             (Ok(digest), Ok(record)) if on_disk.remove(digest.hex()) => {
                 index.add_layer(digest, Layer { record, recorded: true });
             }
-            (_, Ok(_)) => tracing::error!(layer = key, "a layer is recorded but not on disk"),
+            (_, Ok(_)) => {
+                tracing::error!(layer = key, "a layer is recorded but not on disk");
+                lost_layers.push(key);
+            }
             (_, Err(error)) => tracing::error!(error = %model::chain(&error), "a layer record is unreadable"),
         }
     }
@@ -249,8 +265,18 @@ fn load(store: &Store, layers: &Layers, config: &ImageConfig) -> Result<Index, O
             (Ok(digest), Ok(config)) if whole => {
                 index.add_image(&ImageId(digest), &Arc::new(config), &record);
             }
-            _ => tracing::error!(image.id = key, "an image is not whole and is not listed; pull it again"),
+            _ => {
+                tracing::error!(image.id = key, "an image is not whole and is forgotten; pull it again");
+                lost_images.push(key);
+            }
         }
+    }
+    if !(lost_layers.is_empty() && lost_images.is_empty()) {
+        let forget = |w: &mut store::Write<'_>| {
+            lost_layers.iter().try_for_each(|key| w.remove(&LAYERS, key).map(drop))?;
+            lost_images.iter().try_for_each(|key| w.remove(&IMAGES, key).map(drop))
+        };
+        store.write(forget).map_err(OpenError::Store)?;
     }
     Ok(index)
 }

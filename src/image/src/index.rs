@@ -20,7 +20,7 @@ pub(crate) struct Layer {
     pub(crate) recorded: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     config: Arc<ImageConfigData>,
     stack: Vec<Digest>,
@@ -30,6 +30,11 @@ struct Entry {
 }
 
 impl Entry {
+    fn gain(&mut self, record: &ImageRecord) {
+        self.tags.extend(record.repo_tags.iter().cloned());
+        self.digests.extend(record.repo_digests.iter().cloned());
+    }
+
     fn record(&self) -> ImageRecord {
         ImageRecord {
             config: self.config.raw.clone(),
@@ -164,16 +169,39 @@ impl Index {
 
     // --- images -------------------------------------------------------------------------------------
 
-    /// Adds what the store or a pull knows of an image. Its names are taken from whoever had them.
-    ///
-    /// Returns every image whose record changed, this one included, with its record as it is now.
-    pub(crate) fn add_image(
-        &mut self,
+    /// The records that [`Index::add_image`] would change, this image's own included, as they would be.
+    pub(crate) fn changes(
+        &self,
         id: &ImageId,
         config: &Arc<ImageConfigData>,
         record: &ImageRecord,
     ) -> Vec<(ImageId, ImageRecord)> {
-        let mut changed = BTreeSet::from([id.clone()]);
+        let names = || record.repo_tags.iter().chain(&record.repo_digests);
+        let losers: BTreeSet<_> =
+            names().filter_map(|name| self.names.get(name)).filter(|owner| *owner != id).collect();
+        let mut changes: Vec<_> = losers
+            .into_iter()
+            .filter_map(|loser| {
+                let mut record = self.images.get(loser)?.record();
+                record.repo_tags.retain(|tag| names().all(|name| name != tag));
+                record.repo_digests.retain(|digest| names().all(|name| name != digest));
+                Some((loser.clone(), record))
+            })
+            .collect();
+        let own = match self.images.get(id) {
+            None => ImageRecord { config: config.raw.clone(), ..record.clone() },
+            Some(entry) => {
+                let mut entry = entry.clone();
+                entry.gain(record);
+                entry.record()
+            }
+        };
+        changes.push((id.clone(), own));
+        changes
+    }
+
+    /// Adds what the store or a pull knows of an image. Its names are taken from whoever had them.
+    pub(crate) fn add_image(&mut self, id: &ImageId, config: &Arc<ImageConfigData>, record: &ImageRecord) {
         for name in record.repo_tags.iter().chain(&record.repo_digests) {
             if let Some(owner) = self.names.insert(name.clone(), id.clone())
                 && owner != *id
@@ -181,7 +209,6 @@ impl Index {
             {
                 entry.tags.remove(name);
                 entry.digests.remove(name);
-                changed.insert(owner);
             }
         }
         if !self.images.contains_key(id) {
@@ -194,9 +221,7 @@ impl Index {
             digests: BTreeSet::new(),
             pulled_at: record.pulled_at,
         });
-        entry.tags.extend(record.repo_tags.iter().cloned());
-        entry.digests.extend(record.repo_digests.iter().cloned());
-        changed.into_iter().filter_map(|id| Some((id.clone(), self.images.get(&id)?.record()))).collect()
+        entry.gain(record);
     }
 
     /// Removes an image with all its names; the caller releases the stack that is returned.
@@ -322,9 +347,14 @@ mod tests {
         let mut index = Index::new(vec![]);
         let digests = [1u8, 2].map(|n| format!("docker.io/library/a@{}", Digest::sha256([n; 32])));
         index.add_image(&id(1), &config(), &record(&["docker.io/library/a:1"], &[&digests[0]], &[]));
-        let changed =
-            index.add_image(&id(2), &config(), &record(&["docker.io/library/a:1"], &[&digests[1]], &[]));
-        assert_eq!(changed.len(), 2, "both records are written");
+        let moved = record(&["docker.io/library/a:1"], &[&digests[1]], &[]);
+        let changes = index.changes(&id(2), &config(), &moved);
+        assert_eq!(changes.len(), 2, "both records are written");
+        index.add_image(&id(2), &config(), &moved);
+        for (id, record) in changes {
+            let image = index.image(&id).unwrap();
+            assert_eq!((image.repo_tags, image.repo_digests), (record.repo_tags, record.repo_digests));
+        }
         let old = index.image(&id(1)).unwrap();
         assert!(old.repo_tags.is_empty());
         assert_eq!(old.repo_digests, [digests[0].clone()]);

@@ -6,28 +6,43 @@
 //! nobody holds is removed by `gc`. This crate must never know a CRI message, a pod or a container's
 //! configuration, and keeps no compressed blob: what is not needed to run is not stored.
 
+mod archive;
+mod assemble;
 mod config;
 mod counters;
 mod credentials;
 mod disk;
 mod gc;
+mod hash;
 mod image;
 mod images;
 mod import;
 mod index;
+mod jobs;
 mod layers;
+mod manifest;
 mod progress;
 mod pull;
 mod records;
+mod registry;
 mod snapshot;
+mod source;
+mod stack;
 mod unpack;
 
+pub use archive::ArchiveError;
+pub use assemble::AssembleError;
 pub use config::ImageConfig;
 pub use counters::Counters;
 pub use credentials::Credentials;
-pub use image::{Image, ImageConfigData};
+pub use image::{ConfigError, Image, ImageConfigData};
 pub use images::{FindError, FsUsage, Images, OpenError, RemoveError};
-pub use import::{ImportError, ImportOptions, Imported};
+pub use import::{ImportError, ImportFailure, ImportOptions, Imported};
+pub use jobs::LayerError;
+pub use manifest::ManifestError;
 pub use progress::{LayerStage, Progress, ProgressSink};
 pub use pull::{PullError, PullFailure, PullRequest};
+pub use registry::RegistryError;
 pub use snapshot::{Overlay, SnapshotError, Snapshots, Usage};
+pub use stack::StackError;
+pub use unpack::{ExtractError, TarError, UnpackError};

@@ -261,9 +261,9 @@ impl Group {
                     Err(e) => return Err(SysError::path("rmdir", &directory, e)),
                 }
                 // Those who were killed a moment ago may still be on their way out.
-                let lived_in = !children(&directory)?.is_empty() || !pids_in(&directory)?.is_empty();
-                if lived_in && start.elapsed() > LEAVE_WAIT_MAX {
-                    return Ok(());
+                let lived_in = !pids_in(&directory)?.is_empty() && start.elapsed() > LEAVE_WAIT_MAX;
+                if lived_in || !children(&directory)?.is_empty() {
+                    break;
                 }
                 if start.elapsed() > REMOVE_WAIT_MAX {
                     return Err(SysError::path("rmdir", &directory, Errno::BUSY));

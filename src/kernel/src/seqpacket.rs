@@ -103,6 +103,16 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
     Ok(())
 }
 
+/// The length of the next message, which stays; 0 when the other side has closed.
+///
+/// # Errors
+/// The system call, `WouldBlock` when there is no message now.
+pub fn next_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    let (_, length) = rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut [0; 1], flags))?;
+    Ok(length)
+}
+
 /// Receives one message into `buffer`.
 ///
 /// # Errors
@@ -178,6 +188,7 @@ mod tests {
         send(a.as_fd(), &vec![7; 128 * 1024], &[]).unwrap();
         drop(write);
         let mut buffer = vec![0; 128 * 1024];
+        assert_eq!(next_length(b.as_fd()).unwrap(), 3);
         let mut first = receive(b.as_fd(), &mut buffer).unwrap();
         assert_eq!((first.length, first.fds.len()), (3, 1));
         std::fs::File::from(first.fds.remove(0)).write_all(b"through").unwrap();

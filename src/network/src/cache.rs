@@ -79,17 +79,18 @@ impl Cache {
         (cached.kind == KIND && cached.result.is_object()).then_some(cached.result)
     }
 
-    /// Forgets an attachment, durably. An absent one is success.
+    /// Forgets an attachment. An absent one is success. Not durable by itself: the journal's commit follows, and
+    /// a file that a power cut brought back names a network namespace that the same cut took.
     pub(crate) fn remove(&self, attachment: &Owed) -> Result<(), SysError> {
-        if !self.results.is_dir() {
-            return Ok(());
-        }
         let path = self.path(attachment);
         // What a crash in the middle of `write` left beside it.
         let mut aside = path.clone().into_os_string();
         aside.push(".new");
         let _ = fs::remove_file(aside);
-        durable::remove(&path)
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SysError::path("unlink", path, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Every readable attachment of a network, whoever made it.

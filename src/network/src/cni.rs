@@ -1,4 +1,4 @@
-//! The pod network by CNI: which network there is, and each pod's way into it and out of it.
+//! The pod network by CNI: each pod's way into it and out of it.
 //!
 //! ```text
 //!            attach                                          detach, collect
@@ -9,7 +9,7 @@
 //! "Owed" is a record in the journal; it goes when the DEL succeeded, and only then.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,20 +17,19 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use kernel::namespace;
 use model::{PodId, chain as tell};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, RwLock};
 use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
 use crate::chain::Chain;
-use crate::conf::{self, Discovery, NetworkList};
+use crate::conf::{self, NetworkList};
 use crate::journal::{Journal, Owed, blocking};
+use crate::readiness::Readiness;
 use crate::template::{self, Fields};
-use crate::version::SpecVersion;
-use crate::watch::Watch;
 use crate::{
     Attach, Attached, IpPreference, NetworkError, NetworkStatus, POD_INTERFACE, PodNetwork, capability,
-    invoke, orphan, result,
+    orphan, result,
 };
 
 /// What the template becomes, in the configuration directory.
@@ -61,7 +60,7 @@ pub struct CniConfig {
 
 /// The pod network by CNI.
 pub struct Cni {
-    inner: Arc<Inner>,
+    inner: Inner,
     refresher: JoinHandle<()>,
 }
 
@@ -73,19 +72,15 @@ impl Drop for Cni {
 
 struct Inner {
     config: CniConfig,
-    chain: Chain,
+    chain: Arc<Chain>,
     cache: Arc<Cache>,
     journal: Journal,
-    network: Mutex<Network>,
+    readiness: Arc<Readiness>,
     pods: Locks,
+    /// Attached by this process, and nobody asked for their end yet: live, whatever list a collection was given.
+    engaged: Mutex<HashSet<PodId>>,
     /// Read by attachments, written by GC: a plugin must not be told that an attachment under way is invalid.
     collecting: RwLock<()>,
-}
-
-/// What is known about the network at the moment.
-struct Network {
-    found: Arc<Discovery>,
-    status: NetworkStatus,
 }
 
 impl Cni {
@@ -95,118 +90,31 @@ impl Cni {
     /// # Errors
     /// A journal that cannot be opened.
     pub fn open(config: CniConfig) -> Result<Self, NetworkError> {
-        let found = Arc::new(conf::discover(&config.conf_dir));
-        let inner = Arc::new(Inner {
-            chain: Chain::new(config.bin_dirs.clone(), config.plugin_deadline),
+        let chain = Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline));
+        let journal = Journal::open(&config.root)?;
+        let readiness =
+            Arc::new(Readiness::new(config.conf_dir.clone(), config.bin_dirs.clone(), Arc::clone(&chain)));
+        let refresher = tokio::spawn(Arc::clone(&readiness).keep_fresh());
+        let inner = Inner {
+            chain,
             cache: Arc::new(Cache::new(&config.cache_dir)),
-            journal: Journal::open(&config.root)?,
-            network: Mutex::new(Network { status: first_status(&found, &config), found }),
+            journal,
+            readiness,
             pods: Locks::default(),
+            engaged: Mutex::default(),
             collecting: RwLock::new(()),
             config,
-        });
-        tell_found(&inner.network().found, &inner.config.conf_dir);
-        let refresher = tokio::spawn(Arc::clone(&inner).keep_fresh());
+        };
         Ok(Self { inner, refresher })
     }
 }
 
-/// Before any plugin was asked.
-fn first_status(found: &Discovery, config: &CniConfig) -> NetworkStatus {
-    let Some((_, list)) = &found.chosen else {
-        return not_ready(&NetworkError::NotReady { why: found.why_none(&config.conf_dir) });
-    };
-    let missing = list.plugins.iter().find_map(|plugin| {
-        invoke::find(&plugin.kind, &config.bin_dirs).err().map(|e| format!("plugin {:?}: {e}", plugin.kind))
-    });
-    match missing {
-        Some(missing) => NetworkStatus::not_ready(missing),
-        None if list.newest() >= SpecVersion::V1_1_0 => {
-            NetworkStatus::not_ready("the plugins have not answered STATUS yet")
-        }
-        None => NetworkStatus::Ready,
-    }
-}
-
-fn not_ready(error: &NetworkError) -> NetworkStatus {
-    NetworkStatus::not_ready(tell(error))
-}
-
-fn tell_found(found: &Discovery, conf_dir: &Path) {
-    for (path, fault) in &found.faults {
-        tracing::warn!(file = %path.display(), error = %tell(fault), "not a CNI network configuration");
-    }
-    match &found.chosen {
-        Some((path, list)) => tracing::info!(file = %path.display(), network = %list.name, "CNI network"),
-        None => tracing::warn!(dir = %conf_dir.display(), "no CNI network"),
-    }
-}
-
 impl Inner {
-    fn network(&self) -> MutexGuard<'_, Network> {
-        self.network.lock().unwrap_or_else(PoisonError::into_inner)
+    fn engaged(&self) -> MutexGuard<'_, HashSet<PodId>> {
+        self.engaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn keep_fresh(self: Arc<Self>) {
-        loop {
-            let watch = Watch::arm(&self.config.conf_dir);
-            self.refresh().await;
-            watch.changed().await;
-        }
-    }
-
-    /// Reads the configuration again, and asks the plugins whether they can serve.
-    async fn refresh(&self) {
-        let dir = self.config.conf_dir.clone();
-        let Ok(found) = blocking(move || conf::discover(&dir)).await else { return };
-        let found = Arc::new(found);
-        let changed = {
-            let mut network = self.network();
-            let changed = network.found.chosen != found.chosen
-                || network.found.why_none(Path::new("")) != found.why_none(Path::new(""));
-            network.found = Arc::clone(&found);
-            changed
-        };
-        if changed {
-            tell_found(&found, &self.config.conf_dir);
-        }
-        let status = match self.probe(&found).await {
-            Ok(()) => NetworkStatus::Ready,
-            Err(e) => not_ready(&e),
-        };
-        let mut network = self.network();
-        if network.status != status {
-            match &status {
-                NetworkStatus::Ready => tracing::info!("the pod network is ready"),
-                NetworkStatus::NotReady { message, .. } => {
-                    tracing::warn!(error = %message, "the pod network is not ready");
-                }
-            }
-            network.status = status;
-        }
-    }
-
-    async fn probe(&self, found: &Discovery) -> Result<(), NetworkError> {
-        let Some((_, list)) = &found.chosen else {
-            return Err(NetworkError::NotReady { why: found.why_none(&self.config.conf_dir) });
-        };
-        let list = self.chain.negotiate(list).await?;
-        self.chain.status(&list).await
-    }
-
-    /// The network that is used; looks again first when there was none.
-    async fn chosen(&self) -> Result<NetworkList, NetworkError> {
-        let known = |network: &Network| network.found.chosen.as_ref().map(|(_, list)| list.clone());
-        if let Some(list) = known(&self.network()) {
-            return Ok(list);
-        }
-        self.refresh().await;
-        let network = self.network();
-        let why = || network.found.why_none(&self.config.conf_dir);
-        known(&network).ok_or_else(|| NetworkError::NotReady { why: why() })
-    }
-
-    /// Everything of an attachment that follows the record of its DEL.
+    /// An attachment from the record of its DEL on.
     async fn connect(
         &self,
         request: &Attach,
@@ -214,18 +122,25 @@ impl Inner {
         owed: &Owed,
     ) -> Result<Attached, NetworkError> {
         let netns = request.netns.clone();
-        blocking(move || crate::lo_up(&netns)).await?.map_err(|source| NetworkError::Host {
+        // Both wait for the disk or the kernel, and neither for the other.
+        let (journaled, up) = tokio::join!(
+            self.journal.owe(&request.pod, owed.clone()),
+            blocking(move || crate::lo_up(&netns))
+        );
+        journaled?;
+        up?.map_err(|source| NetworkError::Host {
             attempt: "bring up the pod's loopback interface",
             source,
         })?;
         let result = self.chain.add(list, owed).await?;
-        let mut attached = owed.clone();
-        attached.result = Some(result.clone());
+        let attached = Owed { result: Some(result.clone()), ..owed.clone() };
         let (cache, cached, of) = (Arc::clone(&self.cache), attached.clone(), result.clone());
-        blocking(move || cache.write(&cached, &of))
-            .await?
-            .map_err(|source| NetworkError::Host { attempt: "write the CNI result cache", source })?;
-        self.journal.owe(&request.pod, attached).await?;
+        let (written, journaled) = tokio::join!(
+            blocking(move || cache.write(&cached, &of)),
+            self.journal.owe(&request.pod, attached)
+        );
+        written?.map_err(|source| NetworkError::Host { attempt: "write the CNI result cache", source })?;
+        journaled?;
         let ips = result::addresses(&result, POD_INTERFACE, self.config.ip_preference);
         if ips.is_empty() {
             return Err(NetworkError::NoAddress { network: list.name.clone(), interface: POD_INTERFACE });
@@ -268,7 +183,7 @@ impl Inner {
     /// CNI GC with every attachment that may still be valid: ours that are not `stale`, and those that others
     /// made in the same network and cache, which are not ours to judge.
     async fn gc(&self, live: &[PodId], stale: &HashSet<PodId>) -> Result<(), NetworkError> {
-        let list = self.chosen().await?;
+        let list = self.readiness.chosen().await?;
         let list = self.chain.negotiate(&list).await?;
         let _no_attachments = self.collecting.write().await;
         let ours = self.journal.pods().await?;
@@ -302,7 +217,7 @@ impl PodNetwork for Cni {
         let _attaching = inner.collecting.read().await;
         // An attachment that was cut short: CNI forbids a second ADD without a DEL.
         inner.pay(pod).await?;
-        let list = inner.chosen().await?;
+        let list = inner.readiness.chosen().await?;
         let list = inner.chain.negotiate(&list).await?;
         let owed = Owed {
             container_id: pod.to_string(),
@@ -313,11 +228,12 @@ impl PodNetwork for Cni {
             capabilities,
             result: None,
         };
-        inner.journal.owe(pod, owed.clone()).await?;
+        inner.engaged().insert(pod.clone());
         let first = match inner.connect(request, &list, &owed).await {
             Ok(attached) => return Ok(attached),
             Err(first) => first,
         };
+        inner.engaged().remove(pod);
         Err(match inner.pay(pod).await {
             Ok(()) => first,
             Err(undo) => {
@@ -328,6 +244,7 @@ impl PodNetwork for Cni {
 
     async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
         let _pod = self.inner.pods.lock(pod).await;
+        self.inner.engaged().remove(pod);
         self.inner.pay(pod).await
     }
 
@@ -349,7 +266,10 @@ impl PodNetwork for Cni {
                 return;
             }
         };
-        let stale: HashSet<PodId> = owed.into_iter().filter(|pod| !live.contains(pod)).collect();
+        let stale: HashSet<PodId> = {
+            let engaged = self.inner.engaged();
+            owed.into_iter().filter(|pod| !live.contains(pod) && !engaged.contains(pod)).collect()
+        };
         futures_util::stream::iter(&stale)
             .for_each_concurrent(COLLECT_CONCURRENCY, |pod| self.inner.pay_stale(pod))
             .await;
@@ -359,7 +279,7 @@ impl PodNetwork for Cni {
     }
 
     fn status(&self) -> NetworkStatus {
-        self.inner.network().status.clone()
+        self.inner.readiness.status()
     }
 
     fn reconfigure(&self, pod_cidr: &str) -> Result<(), NetworkError> {
@@ -389,48 +309,8 @@ impl PodNetwork for Cni {
         kernel::durable::write(&config.conf_dir.join(TEMPLATE_FILE), rendered.as_bytes(), 0o644).map_err(host)
     }
 
-    /// The keys are containerd's, which people's scripts read.
     fn describe(&self) -> Value {
-        let config = &self.inner.config;
-        let network = self.inner.network();
-        let networks: Vec<Value> = network
-            .found
-            .chosen
-            .iter()
-            .map(|(path, list)| {
-                let plugins = list.plugins.iter();
-                let plugins: Vec<_> = plugins
-                    .map(|p| json!({ "Network": p.object, "Source": Value::Object(p.object.clone()).to_string() }))
-                    .collect();
-                json!({
-                    "Config": {
-                        "Name": list.name,
-                        "CNIVersion": list.newest().to_string(),
-                        "Plugins": plugins,
-                        "Source": Value::Object(list.object().clone()).to_string(),
-                        "File": path,
-                    },
-                    "IFName": POD_INTERFACE,
-                })
-            })
-            .collect();
-        let faults: HashMap<String, String> =
-            network.found.faults.iter().map(|(p, e)| (p.display().to_string(), tell(e))).collect();
-        let load_status = match &network.status {
-            NetworkStatus::Ready => "OK".to_owned(),
-            NetworkStatus::NotReady { message, .. } => message.clone(),
-        };
-        json!({
-            "cniconfig": {
-                "PluginDirs": config.bin_dirs,
-                "PluginConfDir": config.conf_dir,
-                "PluginMaxConfNum": 1,
-                "Prefix": "eth",
-                "Networks": networks,
-                "BadFiles": faults,
-            },
-            "lastCNILoadStatus": load_status,
-        })
+        self.inner.readiness.describe()
     }
 }
 

@@ -47,6 +47,8 @@ pub struct FakeNetwork {
     faults: Mutex<Faults>,
     random: Mutex<u64>,
     status: Mutex<NetworkStatus>,
+    /// Attached by this one, and nobody asked for their end yet.
+    engaged: Mutex<BTreeSet<PodId>>,
 }
 
 impl FakeNetwork {
@@ -57,6 +59,7 @@ impl FakeNetwork {
             faults: Mutex::new(faults),
             random: Mutex::new(seed),
             status: Mutex::new(NetworkStatus::Ready),
+            engaged: Mutex::default(),
         }
     }
 
@@ -148,6 +151,7 @@ impl PodNetwork for FakeNetwork {
         }
         self.detach(&request.pod).await?;
         let faults = *lock(&self.faults);
+        lock(&self.engaged).insert(request.pod.clone());
         let ip = {
             let mut host = lock(&self.host.0);
             host.adds += 1;
@@ -162,6 +166,7 @@ impl PodNetwork for FakeNetwork {
             std::future::pending::<()>().await;
         }
         if self.happens(faults.add_fails) {
+            lock(&self.engaged).remove(&request.pod);
             let first = refused(Command::Add);
             return Err(match self.del(&request.pod).await {
                 Ok(()) => first,
@@ -181,6 +186,7 @@ impl PodNetwork for FakeNetwork {
     }
 
     async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
+        lock(&self.engaged).remove(pod);
         if !lock(&self.host.0).owed.contains(pod) {
             return Ok(());
         }
@@ -197,7 +203,7 @@ impl PodNetwork for FakeNetwork {
 
     async fn collect(&self, live: &[PodId]) {
         for pod in self.owed() {
-            if !live.contains(&pod) {
+            if !live.contains(&pod) && !lock(&self.engaged).contains(&pod) {
                 let _ = self.del(&pod).await;
             }
         }

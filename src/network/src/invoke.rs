@@ -97,17 +97,19 @@ pub(crate) async fn run(
 }
 
 async fn spawn(path: &Path, variables: &[(&str, OsString)]) -> Result<Child, PluginError> {
-    for retry in 0.. {
+    let mut retries = BUSY_RETRIES;
+    loop {
         match command(path, variables).spawn() {
             // It is being installed right now.
-            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && retry < BUSY_RETRIES => {
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && retries > 0 => {
+                retries -= 1;
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
-            Err(source) => return Err(PluginError::Start { path: path.to_owned(), source }),
-            Ok(child) => return Ok(child),
+            spawned => {
+                return spawned.map_err(|source| PluginError::Start { path: path.to_owned(), source });
+            }
         }
     }
-    unreachable!("the range has no end")
 }
 
 fn command(path: &Path, variables: &[(&str, OsString)]) -> Command {

@@ -23,6 +23,7 @@ mod journal;
 mod lo;
 pub mod netns;
 mod orphan;
+mod readiness;
 mod result;
 mod stats;
 mod template;
@@ -60,8 +61,8 @@ pub trait PodNetwork: Send + Sync {
     async fn check(&self, pod: &PodId) -> Result<(), NetworkError>;
 
     /// Performs what is owed to every pod that is not `live`, then has the plugins drop what belongs to none
-    /// (CNI GC). `live` must hold every pod that exists in any state; pods attached after the call began are
-    /// left alone.
+    /// (CNI GC). `live` must hold every pod that exists in any state. Pods that this process attached and
+    /// nobody asked to detach are left alone, so a pod that was made since `live` was listed is safe.
     async fn collect(&self, live: &[PodId]);
 
     /// Whether pods can be connected. Answers from memory.

@@ -158,6 +158,24 @@ async fn a_plugin_that_outlived_its_service_takes_nothing_after_the_del() {
 }
 
 #[tokio::test]
+async fn a_collection_with_an_old_list_spares_what_was_attached_since() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.configure("1.0.0");
+    let cni = node.open().await;
+    let (kept, given_up) = (node.pod(1), node.pod(2));
+    cni.attach(&kept.request).await.unwrap();
+    cni.attach(&given_up.request).await.unwrap();
+    node.fault("DEL", "omega", "fail");
+    cni.detach(&given_up.request.pod).await.unwrap_err();
+    node.heal();
+    cni.collect(&[]).await;
+    assert_eq!(node.leases(), ["01.alpha", "01.omega"]);
+}
+
+#[tokio::test]
 async fn a_second_attachment_is_preceded_by_the_del_of_the_first() {
     if !is_root() {
         return;
@@ -266,6 +284,8 @@ async fn wander(seed: u64) {
         }
     }
     node.heal();
+    drop(cni);
+    let cni = node.open().await;
     cni.collect(&[node.id(1), node.id(2)]).await;
     assert!(node.leases().iter().all(|lease| lease < &"03".to_owned()), "{:?}", node.leases());
     for byte in 1..=4 {

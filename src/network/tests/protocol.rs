@@ -217,6 +217,9 @@ async fn gc_names_every_attachment_that_may_be_valid() {
     let foreign =
         r#"{"kind":"cniCacheV1","containerId":"theirs","config":"","ifName":"net1","networkName":"net"}"#;
     fs::write(node.path("cache/results/net-theirs-net1"), foreign).unwrap();
+    drop(cni);
+    let cni = node.open().await;
+    until(&cni, |s| *s == NetworkStatus::Ready).await;
     node.take_calls();
     cni.collect(&[node.id(1), node.id(3), node.id(4)]).await;
     let calls = node.take_calls();

@@ -90,7 +90,7 @@ impl Client {
     }
 
     /// Reads what was typed.
-    pub(crate) fn read_stdin(&self, token: u64, buffer: &mut [u8]) -> Option<Got> {
+    pub(crate) fn read_stdin(&self, token: u64, buffer: &mut Vec<u8>) -> Option<Got> {
         let (fd, own) = self.stdin.as_ref()?;
         (*own == token).then(|| stdio::read(fd, buffer))
     }

@@ -146,7 +146,7 @@ impl Container {
         &mut self,
         watch: &mut Watch,
         stream: Stream,
-        buffer: &mut [u8],
+        buffer: &mut Vec<u8>,
         now: UnixNanos,
     ) -> Got {
         let Some(at) = self.outputs.iter().position(|output| output.stream == stream) else {
@@ -154,10 +154,10 @@ impl Container {
         };
         let got = stdio::read(&self.outputs[at].fd, buffer);
         match got {
-            Got::Bytes(n) => {
-                self.log.take(stream, &buffer[..n], now);
+            Got::Bytes(_) => {
+                self.log.take(stream, buffer, now);
                 for client in &mut self.clients {
-                    client.copy(watch, stream, &buffer[..n]);
+                    client.copy(watch, stream, buffer);
                 }
             }
             Got::End => {
@@ -171,7 +171,7 @@ impl Container {
     }
 
     /// Its first process is dead: takes its last words, and says how it ended.
-    pub(crate) fn exited(&mut self, watch: &mut Watch, exit: Exit, buffer: &mut [u8], now: UnixNanos) {
+    pub(crate) fn exited(&mut self, watch: &mut Watch, exit: Exit, buffer: &mut Vec<u8>, now: UnixNanos) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let mut taken = 0;
             while taken < LAST_BYTES_MAX {
@@ -272,16 +272,16 @@ impl Container {
     }
 
     /// Feeds its standard input from the client whose descriptor is ready.
-    pub(crate) fn feed(&mut self, watch: &mut Watch, token: u64, buffer: &mut [u8]) {
+    pub(crate) fn feed(&mut self, watch: &mut Watch, token: u64, buffer: &mut Vec<u8>) {
         let got = self
             .clients
             .iter()
             .enumerate()
             .find_map(|(at, client)| client.read_stdin(token, buffer).map(|got| (at, got)));
         match got {
-            Some((_, Got::Bytes(n))) => {
+            Some((_, Got::Bytes(_))) => {
                 if let Some(stdin) = &mut self.stdin {
-                    stdin.pending.extend_from_slice(&buffer[..n]);
+                    stdin.pending.extend_from_slice(buffer);
                 }
                 self.flush_stdin(watch);
             }

@@ -1,16 +1,28 @@
 //! Processes that are started in a running container beside its first one.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kernel::pidfd::PidFd;
-use model::ContainerId;
+use kernel::process::Exit;
+use kernel::{SysError, seqpacket};
+use model::ExecId;
+use model::limits::OCI_RUNTIME_MAX;
+use rustix::fs::MemfdFlags;
+use wire::{Event, ExecProcess, ExecStarted, Failure, FailureKind, KillExec, ReplyBody};
 
-use crate::requests::Asked;
-use crate::stdio::Console;
+use crate::container::{Phase, not_found};
+use crate::requests::{Asked, failure};
+use crate::runtime::{Call, Purpose, failed, read_pid};
+use crate::server::Server;
+use crate::stdio::{self, Console, Theirs};
 use crate::subtree;
+
+const SIGKILL: i32 = 9;
 
 /// How often what survives a kill is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(10);
@@ -18,7 +30,6 @@ const KILL_AGAIN: Duration = Duration::from_millis(10);
 /// An exec, from its request to its exit.
 #[derive(Debug)]
 pub(crate) struct Exec {
-    pub(crate) container: ContainerId,
     /// Who asked, until the start is answered.
     pub(crate) asked: Option<Asked>,
     pub(crate) console: Option<Console>,
@@ -34,9 +45,8 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    pub(crate) fn new(container: ContainerId, asked: Asked, pid_file: PathBuf) -> Self {
+    pub(crate) fn new(asked: Asked, pid_file: PathBuf) -> Self {
         Self {
-            container,
             asked: Some(asked),
             console: None,
             files: None,
@@ -76,5 +86,117 @@ impl Exec {
 impl Drop for Exec {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.pid_file);
+    }
+}
+
+impl Server {
+    pub(crate) fn exec(&mut self, asked: Asked, exec: ExecProcess, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        const STAGE: &str = "exec";
+        let Some(container) = self.containers.get(&exec.container) else {
+            return Err(not_found(STAGE, &exec.container));
+        };
+        if !matches!(container.phase, Phase::Running { .. }) {
+            let message = format!("container {} does not run", exec.container);
+            return Err(failure(STAGE, message, FailureKind::WrongState));
+        }
+        if self.execs.contains_key(&exec.exec) {
+            return Err(failure(STAGE, format!("exec {} is here already", exec.exec), FailureKind::Exists));
+        }
+        let missing = || failure(STAGE, "a file descriptor is missing", FailureKind::Invalid);
+        let mut fds = fds.into_iter();
+        let spec = fds.next().ok_or_else(missing)?;
+        let mut next =
+            |present: bool| if present { fds.next().map(Some).ok_or_else(missing) } else { Ok(None) };
+        let streams = [next(exec.stdin)?, next(exec.stdout)?, next(exec.stderr)?];
+
+        let bundle = &container.spec.bundle;
+        let short = exec.exec.short();
+        let mut entry = Exec::new(asked, bundle.join(format!("exec-{short}.pid")));
+        let log = rustix::fs::memfd_create("runtime.log", MemfdFlags::CLOEXEC)
+            .map_err(|e| failed(STAGE, &SysError::bare("memfd_create", e)))?;
+        let log_path = seqpacket::through(log.as_fd());
+        let mut args: Vec<OsString> = vec!["exec".into(), "--detach".into()];
+        args.extend(["--process".into(), seqpacket::through(spec.as_fd()).into()]);
+        args.extend(["--pid-file".into(), entry.pid_file.clone().into()]);
+        entry.files = Some((spec, log));
+        let (theirs, stderr) = if exec.tty {
+            let console =
+                Console::listen(bundle, &format!("exec-{short}.sock")).map_err(|e| failed(STAGE, &e))?;
+            args.extend(["--console-socket".into(), console.given().into()]);
+            entry.console = Some(console);
+            let (ours, theirs) = stdio::words().map_err(|e| failed(STAGE, &e))?;
+            (theirs, Some(ours))
+        } else {
+            let [stdin, stdout, stderr] =
+                streams.map(|fd| fd.map_or_else(std::process::Stdio::null, Into::into));
+            (Theirs { stdin, stdout, stderr }, None)
+        };
+        args.push(exec.container.to_string().into());
+        let allowed = exec.timeout.unwrap_or(OCI_RUNTIME_MAX).min(OCI_RUNTIME_MAX);
+        entry.kill_at = exec.timeout.map(|timeout| Instant::now() + timeout);
+        let call = Call { runtime: &container.spec.runtime, log: log_path, args, theirs, stderr, allowed };
+        let (pid, job) = call.start(Purpose::Exec(exec.exec.clone()))?;
+        self.jobs.insert(pid, job);
+        self.execs.insert(exec.exec, entry);
+        Ok(())
+    }
+
+    /// The runtime has started the exec's process: it runs, or has already ended.
+    pub(crate) fn exec_started(&mut self, id: &ExecId) -> Result<(), Failure> {
+        const STAGE: &str = "runtime exec";
+        let Some(exec) = self.execs.get_mut(id) else { return Ok(()) };
+        let pid =
+            read_pid(&exec.pid_file).map_err(|message| failure(STAGE, message, FailureKind::Internal))?;
+        let _ = fs::remove_file(&exec.pid_file);
+        exec.files = None;
+        let terminal = match exec.console.take() {
+            Some(console) => {
+                let sent = console.receive().map_err(|e| SysError::named("receive", "the terminal", e));
+                Some(sent.map_err(|e| failed(STAGE, &e))?)
+            }
+            None => None,
+        };
+        let ended = self.strays.remove(&pid);
+        if ended.is_none() {
+            exec.process = Some(PidFd::open(pid).map_err(|e| failed(STAGE, &e))?);
+        }
+        if let Some(asked) = exec.asked.take() {
+            self.answer(asked, Ok(ReplyBody::ExecStarted(ExecStarted { pid })), terminal);
+        }
+        if let Some((exit, _)) = ended {
+            self.exec_exited(id, exit);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn exec_exited(&mut self, id: &ExecId, exit: Exit) {
+        if let Some(mut exec) = self.execs.remove(id) {
+            if exec.killed() {
+                // Its process is dead, and what it had started must not outlive the kill either.
+                exec.kill(Instant::now());
+            }
+            self.tell(&Event::ExecExited { exec: id.clone(), code: exit.code, timed_out: exec.timed_out });
+        }
+    }
+
+    pub(crate) fn kill_exec(&mut self, kill: &KillExec) -> Result<(), Failure> {
+        // An exec that is not here has ended.
+        let Some(exec) = self.execs.get_mut(&kill.exec) else { return Ok(()) };
+        if kill.signal.number() == SIGKILL {
+            exec.kill(Instant::now());
+            return Ok(());
+        }
+        match &exec.process {
+            Some(process) => process.signal(kill.signal.number()).map_err(|e| failed("kill exec", &e)),
+            None => Err(failure("kill exec", "it is being started", FailureKind::WrongState)),
+        }
+    }
+
+    pub(crate) fn exec_failed(&mut self, id: &ExecId, failure: Failure) {
+        if let Some(mut exec) = self.execs.remove(id)
+            && let Some(asked) = exec.asked.take()
+        {
+            self.answer(asked, Err(failure), None);
+        }
     }
 }

@@ -14,10 +14,13 @@ mod memory;
 mod note;
 mod options;
 mod peer;
+mod reap;
 mod requests;
 mod runtime;
 mod server;
+mod start;
 mod stdio;
+mod stop;
 mod subtree;
 mod time;
 

@@ -31,7 +31,10 @@ pub(crate) enum Purpose {
     Start(ContainerId),
     /// Removes what a failed create or start has left; then the failure is told.
     Undo(ContainerId, Failure),
+    /// Of one that has exited.
     Delete(ContainerId, Asked),
+    /// Of one that runs, or that the runtime did not delete when it was asked softly.
+    DeleteByForce(ContainerId, Asked),
     Exec(ExecId),
 }
 
@@ -41,7 +44,7 @@ impl Purpose {
         match self {
             Self::Create(_) => "runtime create",
             Self::Start(_) => "runtime start",
-            Self::Undo(..) | Self::Delete(..) => "runtime delete",
+            Self::Undo(..) | Self::Delete(..) | Self::DeleteByForce(..) => "runtime delete",
             Self::Exec(_) => "runtime exec",
         }
     }

@@ -18,17 +18,16 @@ use crate::exec::Exec;
 use crate::note::note;
 use crate::options::Options;
 use crate::peer::{Link, Peer};
-use crate::requests::{Asked, Sweep};
+use crate::requests::Asked;
 use crate::runtime::Job;
 use crate::stdio::Got;
+use crate::stop::Sweep;
 use crate::time::now;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
-/// Read at once from an output or an input, bytes.
-const READ_BYTES: usize = 32 * 1024;
 /// How often a full disk is tried again.
 const RETRY_DISK: Duration = Duration::from_secs(1);
 
@@ -94,7 +93,8 @@ pub(crate) struct Server {
     pub(crate) socket: PathBuf,
     /// Set by the last request.
     pub(crate) finished: bool,
-    buffer: Vec<u8>,
+    /// For every read of an output or an input.
+    pub(crate) buffer: Vec<u8>,
     disk_retry: Instant,
 }
 
@@ -150,12 +150,10 @@ impl Server {
             }
             Source::Peer => self.serve(ready.token),
             Source::Output(id, stream) => {
-                let mut buffer = self.take_buffer(READ_BYTES);
                 if let Some(container) = self.containers.get_mut(&id) {
-                    let _: Got = container.pump(&mut self.watch, stream, &mut buffer, now());
+                    let _: Got = container.pump(&mut self.watch, stream, &mut self.buffer, now());
                     container.clients.retain(|client| !client.is_gone());
                 }
-                self.buffer = buffer;
             }
             Source::Stdin(id) => {
                 if let Some(container) = self.containers.get_mut(&id) {
@@ -163,11 +161,9 @@ impl Server {
                 }
             }
             Source::AttachIn(id) => {
-                let mut buffer = self.take_buffer(READ_BYTES);
                 if let Some(container) = self.containers.get_mut(&id) {
-                    container.feed(&mut self.watch, ready.token, &mut buffer);
+                    container.feed(&mut self.watch, ready.token, &mut self.buffer);
                 }
-                self.buffer = buffer;
             }
             Source::AttachOut(id) => {
                 if let Some(container) = self.containers.get_mut(&id) {
@@ -183,19 +179,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    /// The one buffer, borrowed from the server so that the server stays usable; it goes back afterwards.
-    pub(crate) fn take_buffer(&mut self, bytes: usize) -> Vec<u8> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.len() < bytes {
-            buffer.resize(bytes, 0);
-        }
-        buffer
-    }
-
-    pub(crate) fn give_buffer(&mut self, buffer: Vec<u8>) {
-        self.buffer = buffer;
     }
 
     /// How long nothing has to be done unless something happens.
@@ -247,17 +230,14 @@ impl Server {
             Link::Full => return,
             Link::Broken => return self.drop_peer(token),
         }
-        let mut buffer = self.take_buffer(SHIM_FRAME_BYTES_MAX);
-        let Some(peer) = self.peers.get(&token) else { return };
-        match seqpacket::receive(peer.fd(), &mut buffer) {
-            Ok(message) if message.length > 0 => {
-                self.frame(token, &buffer[..message.length], message.fds);
-            }
+        // As much as the message has, not as much as any could have.
+        let length = seqpacket::next_length(peer.fd()).map(|length| length.min(SHIM_FRAME_BYTES_MAX));
+        let mut buffer = vec![0; length.as_ref().map_or(1, |length| length + 1)];
+        match length.and_then(|_| seqpacket::receive(peer.fd(), &mut buffer)) {
+            Ok(message) if message.length > 0 => self.frame(token, &buffer[..message.length], message.fds),
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
             Ok(_) | Err(_) => self.drop_peer(token),
         }
-        // A frame is read once in a while, output all the time: the larger buffer is not kept.
-        drop(buffer);
     }
 
     fn frame(&mut self, token: u64, bytes: &[u8], fds: Vec<OwnedFd>) {

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use kernel::SysError;
 use kernel::pty::ConsoleSocket;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use wire::StdioSpec;
@@ -70,7 +71,11 @@ pub(crate) fn not_blocking(fd: impl AsFd) -> Result<(), SysError> {
     rustix::io::ioctl_fionbio(fd, true).map_err(|e| SysError::bare("ioctl FIONBIO", e))
 }
 
+/// Read at once from an output or an input, bytes.
+const READ_BYTES: usize = 32 * 1024;
+
 /// What one read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Got {
     Bytes(usize),
     /// Nothing now.
@@ -79,8 +84,12 @@ pub(crate) enum Got {
     End,
 }
 
-pub(crate) fn read(fd: impl AsFd, buffer: &mut [u8]) -> Got {
-    match rustix::io::retry_on_intr(|| rustix::io::read(&fd, &mut *buffer)) {
+/// Replaces what is in the buffer by what one read brings. Its memory is not touched beyond that: most
+/// containers print little, and this process is there once for each pod.
+pub(crate) fn read(fd: impl AsFd, buffer: &mut Vec<u8>) -> Got {
+    buffer.clear();
+    buffer.reserve(READ_BYTES);
+    match rustix::io::retry_on_intr(|| rustix::io::read(&fd, spare_capacity(buffer))) {
         Ok(0) => Got::End,
         Ok(n) => Got::Bytes(n),
         Err(rustix::io::Errno::AGAIN) => Got::Nothing,

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use model::{Classify as _, ErrorKind, Signal, chain};
-use node::{Node, Want, able, exit, records, sh, texts};
+use node::{Node, Want, able, exit, records, sh, texts, within};
 use shim_client::{ShimError, Shims as _, exit_records};
 use wire::Event;
 
@@ -26,7 +26,7 @@ async fn a_container_runs_is_logged_and_leaves_a_record() {
     let record = exit(&shim, &id).await;
     assert_eq!((record.code, record.signal, record.oom, record.log_bytes_dropped), (3, None, false, 0));
     assert!(record.started_at_ns <= record.finished_at_ns);
-    assert_eq!(exit_records(&node.shims.root, &node.pod).unwrap(), [record.clone()]);
+    assert_eq!(exit_records(&node.shims.root, &node.pod).unwrap(), std::slice::from_ref(&record));
     match events.recv().await.unwrap() {
         Event::Exited { container, record: told } => assert_eq!((container, told), (id.clone(), record)),
         other => panic!("{other:?}"),
@@ -42,6 +42,13 @@ async fn a_container_runs_is_logged_and_leaves_a_record() {
     ];
     assert_eq!(stdout, expected);
     assert!(log.contains(&("stderr".into(), "F".into(), "err".into())));
+    // Deleted behind the shim's back, it is absent, and that is success.
+    let behind = kernel::process::command("/usr/bin/crun")
+        .arg("--root")
+        .arg(&node.runtime.root)
+        .args(["delete", "--force", id.as_str()])
+        .status();
+    assert!(behind.unwrap().success());
     shim.delete(&id).await.unwrap();
     shim.delete(&id).await.unwrap();
     assert_eq!(shim.state().await.unwrap(), []);
@@ -88,7 +95,10 @@ async fn signals_end_containers_and_none_ends_the_shim() {
     for signal in [1, 2, 15] {
         kernel::pidfd::signal(shim.pid(), signal).unwrap();
     }
-    let id = node.run(&shim, &sh("trap 'exit 7' TERM; while :; do sleep 0.05; done")).await;
+    let id = node.run(&shim, &sh("trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done")).await;
+    // Pid 1 does not get signals that it has no handler for yet.
+    within(Duration::from_secs(5), "handler", async || (!texts(&node.log(&id)).is_empty()).then_some(()))
+        .await;
     let refused = shim.shutdown().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::WrongState, "{refused:?}");
     shim.kill(&id, Signal::TERM, false).await.unwrap();
@@ -100,6 +110,23 @@ async fn signals_end_containers_and_none_ends_the_shim() {
     shim.kill(&id, Signal::TERM, false).await.unwrap();
     let missing = shim.kill(&model::ContainerId::from_bytes([0; 32]), Signal::TERM, false).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_running_container_that_is_deleted_leaves_its_record_first() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let mut events = shim.events();
+    let id = node.run(&shim, &sh("sleep 1000")).await;
+    shim.delete(&id).await.unwrap();
+    assert_eq!(shim.state().await.unwrap(), []);
+    let record = exit_records(&node.shims.root, &node.pod).unwrap().remove(0);
+    assert_eq!((record.code, record.oom), (137, false));
+    assert!(matches!(events.recv().await.unwrap(), Event::Exited { .. }));
+    assert!(!node.memory_cgroup(&id).exists());
 }
 
 #[tokio::test]
@@ -199,12 +226,14 @@ async fn a_runtime_that_hangs_is_killed_with_all_it_started_and_nobody_waits_for
     let text = chain(&error);
     assert!(text.contains("runtime create: not done after 700 ms, killed: thinking"), "{text}");
     assert!(began.elapsed() < Duration::from_secs(3));
-    let sleepers = kernel::process::table().unwrap().into_iter().filter(|process| {
-        !process.zombie
-            && fs::read(format!("/proc/{}/cmdline", process.pid))
-                .is_ok_and(|line| line == b"sleep\x003333\x00")
-    });
-    assert_eq!(sleepers.count(), 0);
+    // A killed process dies when it is next scheduled.
+    let sleeps =
+        |pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x003333\x00");
+    within(Duration::from_secs(5), "end of what it started", async || {
+        let table = kernel::process::table().unwrap();
+        (!table.iter().any(|process| !process.zombie && sleeps(process.pid))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -220,6 +249,11 @@ async fn a_shared_pid_namespace_has_a_pid_1_that_reaps_and_whose_end_is_told() {
     let first = node.run(&shim, &want).await;
     let second = node.run(&shim, &Want { share_pid_of: Some(init), ..sh("exit 4") }).await;
     assert_eq!(exit(&shim, &second).await.code, 4);
+    // What a container has started ends with it, though its PID namespace lives on.
+    let third = node
+        .run(&shim, &Want { share_pid_of: Some(init), ..sh("setsid sleep 5551 & sleep 0.05; exit 8") })
+        .await;
+    assert_eq!(exit(&shim, &third).await.code, 8);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let orphans = kernel::process::table().unwrap().into_iter().filter(|process| process.parent == init);
     assert_eq!(orphans.count(), 0, "pid 1 does not reap");

@@ -122,6 +122,9 @@ pub fn log_panics() {
     }));
 }
 
+/// Libraries that say more at these levels than an operator can read.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tower=warn";
+
 fn parse_level(level: &str) -> Result<EnvFilter, LogError> {
     // A bare word that is no level would be taken as a target's name and silence everything else; an empty
     // one parses as a level, too.
@@ -132,7 +135,10 @@ fn parse_level(level: &str) -> Result<EnvFilter, LogError> {
     if !level.split(',').all(known) {
         return Err(LogError::Level(level.to_owned()));
     }
-    EnvFilter::builder().parse(level).map_err(|_| LogError::Level(level.to_owned()))
+    // "debug" is meant for our own words: each HTTP/2 frame is asked for by name, "debug,h2=debug".
+    let chatty = ["debug", "trace"].iter().any(|chatty| level.trim().eq_ignore_ascii_case(chatty));
+    let level = if chatty { format!("{level},{QUIET}") } else { level.to_owned() };
+    EnvFilter::builder().parse(&level).map_err(|_| LogError::Level(level))
 }
 
 fn layer<S, W>(format: LogFormat, colour: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -222,6 +228,18 @@ mod tests {
             tracing::debug!(target: "image", "two");
         });
         assert!(!text.contains("one") && text.contains("two"), "{text}");
+    }
+
+    #[test]
+    fn a_bare_level_leaves_out_the_frames_of_the_libraries() {
+        let work = || {
+            tracing::debug!(target: "h2::codec", "frame");
+            tracing::debug!(target: "pod", "step");
+        };
+        let text = logged(LogFormat::Text, "debug", work);
+        assert!(!text.contains("frame") && text.contains("step"), "{text}");
+        assert!(logged(LogFormat::Text, "debug,h2=debug", work).contains("frame"));
+        assert!(logged(LogFormat::Text, "off", work).is_empty());
     }
 
     #[test]

@@ -167,8 +167,6 @@ section! {
     struct Pods {
         /// A longer line of container output is split in the log, bytes. At most 64 KiB.
         log_line_bytes_max: usize = model::limits::LOG_LINE_BYTES_DEFAULT,
-        /// Processes that one container may have. 0: as many as the node's limits allow.
-        pids_max: u32 = 0,
         /// The per-pod process. Not set: `gantline-shim` beside the `gantline` binary, then in
         /// `/usr/libexec/gantline`, then in PATH.
         shim: Option<PathBuf> = None,
@@ -186,8 +184,6 @@ section! {
             std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
             0,
         ))),
-        /// A session on which nothing moves for this long is closed.
-        idle_timeout: Span = Span::seconds(4 * 3600),
     }
 }
 

@@ -98,9 +98,10 @@ impl Visitor for Flat {
     fn section(&mut self, _: &str, _: &str) {}
 
     fn value(&mut self, key: &str, _: &str, _: &str, value: Option<String>) {
-        if let Some(value) = value {
-            self.0.insert(key.to_owned(), value.into());
-        }
+        let Some(shown) = value else { return };
+        let parsed = format!("value = {shown}").parse::<toml::Table>().ok();
+        let value = parsed.and_then(|table| serde_json::to_value(table.get("value")?).ok());
+        self.0.insert(key.to_owned(), value.unwrap_or_else(|| shown.into()));
     }
 }
 
@@ -191,7 +192,23 @@ mod tests {
             .collect();
         let loaded = load_text(&uncommented.join("\n"));
         assert_eq!(loaded.config, Config::default());
-        assert!(loaded.origins.len() > 25, "{:?}", loaded.origins);
+        let keys: Vec<_> =
+            flat(&Config::default()).as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
+        assert_eq!(
+            loaded.origins.into_keys().collect::<Vec<_>>(),
+            keys,
+            "each set key is a line of the file"
+        );
+    }
+
+    #[test]
+    fn values_by_key_have_their_own_kinds() {
+        let flat = flat(&Config::default());
+        assert_eq!(flat["images.fetches_max"], 6);
+        assert_eq!(flat["network.bin_dirs"], serde_json::json!(["/opt/cni/bin", "/usr/lib/cni"]));
+        assert_eq!(flat["security.unprivileged_icmp"], true);
+        assert_eq!(flat["server.drain_grace"], "20s");
+        assert!(flat.get("server.socket").is_none());
     }
 
     #[test]

@@ -207,7 +207,6 @@ impl Check<'_> {
         );
         self.unless(!config.network.bin_dirs.is_empty(), "network.bin_dirs", "must name a directory");
         self.unless(!config.network.plugin_timeout.0.is_zero(), "network.plugin_timeout", "must not be zero");
-        self.unless(!config.streaming.idle_timeout.0.is_zero(), "streaming.idle_timeout", "must not be zero");
         self.unless(config.streaming.address.0.is_some(), "streaming.address", "must not be empty");
     }
 }

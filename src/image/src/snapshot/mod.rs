@@ -1,6 +1,5 @@
 //! Root filesystems: an image's layers, and a container's own writable layer over them.
 
-mod mount;
 mod overlay;
 
 use std::path::{Path, PathBuf};

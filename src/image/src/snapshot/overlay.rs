@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::SysError;
+use kernel::mount;
 use model::{ContainerId, Digest};
 
-use super::{SnapshotError, Snapshots, Usage, mount};
+use super::{SnapshotError, Snapshots, Usage};
 use crate::disk;
 use crate::image::Image;
 use crate::images::{Images, Shared, lock, now};
@@ -89,7 +90,11 @@ impl Overlay {
     fn mount(&self, container: &ContainerId, stack: &[Digest], rootfs: &Path) -> Result<(), SysError> {
         let dir = self.dir(container);
         make_dir(rootfs)?;
-        mount::overlay(&self.lower(stack), Some((&dir.join("upper"), &dir.join("work"))), rootfs)
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let lower = self.lower(stack);
+        let overlay =
+            mount::Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), ..Default::default() };
+        mount::overlay(&overlay, rootfs)
     }
 
     fn make(&self, container: &ContainerId, stack: &[Digest], rootfs: &Path) -> Result<(), SysError> {
@@ -97,14 +102,17 @@ impl Overlay {
         let upper = dir.join("upper");
         make_dir(&upper)?;
         make_dir(&dir.join("work"))?;
-        // The mount's root has the upper directory's owner and mode: give it the image's.
-        let top = match stack.last() {
-            Some(digest) => {
-                let top = self.shared.layers.path(digest);
-                fs::metadata(&top)
-                    .map(|m| (m.uid(), m.gid(), m.mode()))
-                    .map_err(|e| SysError::path("stat", &top, e))?
-            }
+        // The mount's root has the upper directory's owner and mode: give it what the topmost layer says
+        // that says anything about it.
+        let says = {
+            let index = lock(&self.shared.index);
+            let explicit = |digest: &&Digest| index.layer(digest).is_some_and(|l| l.record.explicit_root);
+            stack.iter().rev().find(explicit).map(|digest| self.shared.layers.path(digest))
+        };
+        let top = match says {
+            Some(top) => fs::metadata(&top)
+                .map(|m| (m.uid(), m.gid(), m.mode()))
+                .map_err(|e| SysError::path("stat", &top, e))?,
             None => (0, 0, 0o755),
         };
         std::os::unix::fs::chown(&upper, Some(top.0), Some(top.1))
@@ -141,7 +149,7 @@ impl Snapshots for Overlay {
     }
 
     fn unmount(&self, rootfs: &Path) -> Result<(), SnapshotError> {
-        mount::unmount_all(rootfs).map_err(|source| SnapshotError::Disk {
+        mount::unmount(rootfs).map_err(|source| SnapshotError::Disk {
             stage: "unmount",
             key: rootfs.display().to_string(),
             source,
@@ -194,7 +202,8 @@ impl Snapshots for Overlay {
             // Without an upper directory overlayfs wants two lower ones.
             lower.push(self.shared.layers.empty(1));
         }
-        make_dir(target).and_then(|()| mount::overlay(&lower, None, target)).map_err(|source| {
+        let overlay = mount::Overlay { lower: &lower, ..Default::default() };
+        make_dir(target).and_then(|()| mount::overlay(&overlay, target)).map_err(|source| {
             if let Err(error) = self.remove_view(key, target) {
                 tracing::warn!(view = key, error = %model::chain(&error), "undo of view");
             }

@@ -1,5 +1,15 @@
 //! One layer's way from compressed bytes to a directory.
 
+mod budget;
+mod codec;
 mod extract;
-mod tar;
+mod pipeline;
+pub(crate) mod tar;
 mod whiteout;
+
+pub(crate) use budget::Budget;
+pub(crate) use codec::Decoder;
+pub use extract::ExtractError;
+pub use pipeline::UnpackError;
+pub(crate) use pipeline::{Expected, Feed, start};
+pub use tar::TarError;

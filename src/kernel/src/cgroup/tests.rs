@@ -87,7 +87,7 @@ fn v1_groups_that_were_missing_go_again_unless_somebody_lives_there() {
     let Some(scratch) = Scratch::new("missing") else { return };
     let (outer, inner) = (scratch.0.path().join("a"), scratch.0.path().join("a/b"));
     let hierarchy = scratch.0.hierarchy.clone();
-    let paths = [outer.to_string_lossy().into_owned(), inner.to_string_lossy().into_owned()];
+    let paths = [outer.to_string_lossy(), inner.to_string_lossy()];
     assert_eq!(hierarchy.group(&inner).missing(), paths);
     hierarchy.group(&inner).create().unwrap();
     assert_eq!(hierarchy.group(&inner).missing(), Vec::<String>::new());
@@ -102,7 +102,7 @@ fn v1_groups_that_were_missing_go_again_unless_somebody_lives_there() {
 #[test]
 fn v1_kill_takes_the_whole_subtree_and_those_who_fork() {
     let Some(scratch) = Scratch::new("kill") else { return };
-    let inner = scratch.0.hierarchy.group(&scratch.0.path().join("inner"));
+    let inner = scratch.0.hierarchy.group(scratch.0.path().join("inner"));
     inner.create().unwrap();
     let inner = Scratch(inner);
     let mut below = inner.shell("sleep 60");

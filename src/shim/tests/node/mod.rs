@@ -57,6 +57,10 @@ fn fresh() -> [u8; 32] {
     kernel::random::id_bytes().unwrap()
 }
 
+pub fn pod_id() -> PodId {
+    PodId::from_bytes(fresh())
+}
+
 impl Node {
     pub fn new() -> Self {
         // crun refuses a hybrid layout in which a v1 hierarchy is missing (docs: traps).

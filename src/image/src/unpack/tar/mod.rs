@@ -156,6 +156,11 @@ impl<R: Read> Archive<R> {
         Ok(read)
     }
 
+    /// The stream: after [`Archive::next`] at the entry's data.
+    pub(crate) fn get_ref(&self) -> &R {
+        &self.reader
+    }
+
     /// The stream, at whatever follows the archive.
     pub(crate) fn into_inner(self) -> R {
         self.reader

@@ -139,7 +139,7 @@ mod tests {
     fn records_are_read_and_taken_back() {
         let mut pax = Pax::default();
         pax.read(b"13 path=a\nb/c\n").unwrap_err();
-        pax.read(b"14 path=a\nb/c\n20 mtime=1700000.5\n30 SCHILY.xattr.user.k=\0\xff\n=ab\n").unwrap();
+        pax.read(b"14 path=a\nb/c\n19 mtime=1700000.5\n30 SCHILY.xattr.user.k=\0\xff\n=ab\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a\nb/c"[..]));
         assert_eq!(pax.mtime, Some((1_700_000, 500_000_000)));
         assert_eq!(pax.xattrs[0].1, b"\0\xff\n=ab");

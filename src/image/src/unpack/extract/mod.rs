@@ -5,6 +5,9 @@
 //! and directories that the archive only implies are noted, because their owner and mode are a lower
 //! layer's business (`stack`).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -363,7 +366,10 @@ impl Extractor {
         if self.recount {
             (self.bytes, self.inodes) = crate::disk::walk(root)?;
         }
-        let implicit = self.implicit.iter().filter_map(|dir| dir.to_str().map(str::to_owned)).collect();
+        let mut implicit: Vec<_> =
+            self.implicit.iter().filter_map(|dir| dir.to_str().map(str::to_owned)).collect();
+        // As text, and not component by component, as paths compare: it is looked up as text.
+        implicit.sort();
         let (bytes, inodes, opaque_root) = (self.bytes, self.inodes, self.opaque_root);
         Ok(LayerRecord { bytes, inodes, implicit, explicit_root, opaque_root })
     }

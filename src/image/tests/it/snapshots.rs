@@ -1,0 +1,210 @@
+//! What every snapshotter must do, and that ours does.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::Instant;
+
+use image::{Image, Images, ImportOptions, Overlay, SnapshotError, Snapshots};
+use model::{Classify as _, ContainerId, ErrorKind};
+
+use crate::build::{Built, Put, assert_empty, digest, gzip, image, layer, noise, on_disk, open};
+
+/// Unmounts what a failing test leaves.
+struct Mounts<'a>(&'a Path);
+
+impl Drop for Mounts<'_> {
+    fn drop(&mut self) {
+        let _ = kernel::mount::unmount_below(self.0);
+    }
+}
+
+fn container(n: u8) -> ContainerId {
+    ContainerId::from_bytes([n; 32])
+}
+
+async fn bring(images: &Images, dir: &Path, name: &str, built: &Built) -> Image {
+    let archive = dir.join("archive");
+    let _ = fs::remove_dir_all(&archive);
+    for blob in built.blobs.iter().chain([&built.config, &built.manifest]) {
+        let path = archive.join("blobs").join(digest(blob).replace(':', "/"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, blob).unwrap();
+    }
+    let index = serde_json::json!({"manifests": [{"digest": digest(&built.manifest), "size": 1}]});
+    fs::write(archive.join("index.json"), index.to_string()).unwrap();
+    let options = ImportOptions { name: Some(name.parse().unwrap()) };
+    images.import(&archive, options).await.unwrap_or_else(|e| panic!("{}", model::chain(&e)));
+    (*images.find(name).unwrap().unwrap()).clone()
+}
+
+fn is_mounted(path: &Path) -> bool {
+    fs::metadata(path).unwrap().dev() != fs::metadata(path.parent().unwrap()).unwrap().dev()
+}
+
+/// The suite: run it with any implementation.
+async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
+    let dir = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(dir.path());
+    let root = dir.path().join("root");
+    let images = open(&root);
+    let snapshots = make(&images);
+    let base = layer(&[
+        ("./", Put::Dir(0o751)),
+        ("bin/", Put::Dir(0o755)),
+        ("bin/sh", Put::File(b"old")),
+        ("etc/", Put::Dir(0o755)),
+        ("etc/gone", Put::File(b"x")),
+        ("opt/", Put::Dir(0o755)),
+        ("opt/hidden", Put::File(b"x")),
+        ("tmp/", Put::Dir(0o1777)),
+    ]);
+    let top = layer(&[
+        ("bin/sh", Put::File(b"new")),
+        ("bin/hard", Put::Hard("bin/sh")),
+        ("etc/.wh.gone", Put::File(b"")),
+        ("opt/.wh..wh..opq", Put::File(b"")),
+        ("opt/seen", Put::File(b"y")),
+        ("tmp/left", Put::File(b"z")),
+    ]);
+    let two = image(&[(base.clone(), gzip), (top, gzip)], false);
+    let image_of_two = bring(&images, dir.path(), "localhost/two:1", &two).await;
+    let rootfs = dir.path().join("state/rootfs");
+
+    // A container's root filesystem is the image's, and writable.
+    snapshots.prepare(&container(1), &image_of_two, &rootfs).unwrap();
+    assert_eq!(fs::read(rootfs.join("bin/sh")).unwrap(), b"new");
+    assert_eq!(
+        fs::metadata(rootfs.join("bin/sh")).unwrap().ino(),
+        fs::metadata(rootfs.join("bin/hard")).unwrap().ino()
+    );
+    assert!(!rootfs.join("etc/gone").exists() && rootfs.join("etc").exists());
+    let opt: Vec<_> = fs::read_dir(rootfs.join("opt")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(opt, ["seen"], "an opaque directory hides what lies below");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&rootfs), 0o751, "the root is as the layer says that says");
+    assert_eq!(mode(&rootfs.join("tmp")), 0o1777, "an implied directory keeps what the base says");
+    fs::write(rootfs.join("data"), noise(1, 100_000)).unwrap();
+    let usage = snapshots.usage(&container(1)).unwrap();
+    assert!((100_000..300_000).contains(&usage.bytes) && usage.inodes == 2, "{usage:?}");
+    assert!(snapshots.upper(&container(1)).join("data").exists());
+
+    // Another of the same image sees nothing of it.
+    let other = dir.path().join("state/other");
+    snapshots.prepare(&container(2), &image_of_two, &other).unwrap();
+    assert!(!other.join("data").exists());
+
+    // The same once more, as a retry after a crash does.
+    snapshots.unmount(&other).unwrap();
+    snapshots.prepare(&container(2), &image_of_two, &other).unwrap();
+
+    // Unmounted and mounted again, the data is there.
+    snapshots.unmount(&rootfs).unwrap();
+    snapshots.unmount(&rootfs).unwrap();
+    assert!(!is_mounted(&rootfs));
+    snapshots.remount(&container(1), &rootfs).unwrap();
+    assert!(rootfs.join("data").exists());
+
+    // The image may go: its layers stay as long as they are used, over a restart too.
+    images.remove("localhost/two:1").await.unwrap();
+    assert!(images.list().is_empty());
+    assert_eq!(fs::read(rootfs.join("bin/sh")).unwrap(), b"new");
+    let gone = snapshots.prepare(&container(3), &image_of_two, &dir.path().join("state/late"));
+    gone.unwrap();
+    snapshots.unmount(&dir.path().join("state/late")).unwrap();
+    snapshots.remove(&container(3)).unwrap();
+    drop((snapshots, images));
+    let images = open(&root);
+    let snapshots = make(&images);
+    assert_eq!(snapshots.containers(), [container(1), container(2)]);
+    snapshots.remount(&container(1), &rootfs).unwrap();
+    assert!(rootfs.join("data").exists() && rootfs.join("opt/seen").exists());
+    for (n, path) in [(1, &rootfs), (2, &other)] {
+        snapshots.unmount(path).unwrap();
+        snapshots.remove(&container(n)).unwrap();
+        snapshots.remove(&container(n)).unwrap();
+    }
+    assert_empty(&root);
+    assert!(snapshots.containers().is_empty());
+    assert_eq!(fs::read_dir(root.join("containers")).unwrap().count(), 0);
+
+    // What is not there is told.
+    let error = snapshots.prepare(&container(4), &image_of_two, &rootfs).unwrap_err();
+    assert!(matches!(error, SnapshotError::LayerMissing { .. }), "{error}");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(snapshots.containers().is_empty(), "and leaves nothing");
+    assert_eq!(snapshots.remount(&container(4), &rootfs).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(snapshots.usage(&container(4)).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(snapshots.view("a/b", &image_of_two, &rootfs).unwrap_err().kind(), ErrorKind::Invalid);
+
+    views(&snapshots, &images, dir.path(), &root, base).await;
+}
+
+/// Read-only views, of images with any number of layers.
+async fn views(snapshots: &impl Snapshots, images: &Images, dir: &Path, root: &Path, base: Vec<u8>) {
+    let target = dir.join("view");
+    for layers in [vec![], vec![base.clone()], vec![base.clone(), base.clone()]] {
+        let count = layers.len();
+        let built =
+            image(&layers.into_iter().map(|l| (l, gzip as fn(&[u8]) -> Vec<u8>)).collect::<Vec<_>>(), false);
+        let found = bring(images, dir, "localhost/view:1", &built).await;
+        snapshots.view("v", &found, &target).unwrap_or_else(|e| panic!("{count}: {}", model::chain(&e)));
+        assert!(is_mounted(&target));
+        assert_eq!(target.join("bin/sh").exists(), count > 0);
+        let denied = fs::write(target.join("x"), "x").unwrap_err();
+        assert_eq!(denied.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        images.remove("localhost/view:1").await.unwrap();
+        assert_eq!(snapshots.views(), ["v"]);
+        assert_eq!(on_disk(root).0.len(), count.min(1), "held by the view");
+        snapshots.remove_view("v", &target).unwrap();
+        snapshots.remove_view("v", &target).unwrap();
+        assert!(snapshots.views().is_empty());
+        assert_empty(root);
+        // As a container, too.
+        let found = bring(images, dir, "localhost/view:1", &built).await;
+        snapshots.prepare(&container(9), &found, &target).unwrap();
+        fs::write(target.join("x"), "x").unwrap();
+        snapshots.unmount(&target).unwrap();
+        snapshots.remove(&container(9)).unwrap();
+        images.remove("localhost/view:1").await.unwrap();
+        assert_empty(root);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overlay_snapshots() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounting overlayfs needs root");
+        return;
+    }
+    suite(|images| Overlay::new(images).unwrap()).await;
+}
+
+/// Prints what CreateContainer waits for.
+#[tokio::test(flavor = "multi_thread")]
+async fn preparing_is_quick() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounting overlayfs needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(dir.path());
+    let images = open(&dir.path().join("root"));
+    let layers: Vec<_> = (0..10u64)
+        .map(|n| (layer(&[(&format!("f{n}"), Put::File(&noise(n, 10)))]), gzip as fn(&[u8]) -> Vec<u8>))
+        .collect();
+    let found = bring(&images, dir.path(), "localhost/ten:1", &image(&layers, false)).await;
+    let snapshots = Overlay::new(&images).unwrap();
+    let rootfs = dir.path().join("rootfs");
+    let mut times = Vec::new();
+    for n in 0..40 {
+        let started = Instant::now();
+        snapshots.prepare(&container(n), &found, &rootfs).unwrap();
+        times.push(started.elapsed());
+        snapshots.unmount(&rootfs).unwrap();
+        snapshots.remove(&container(n)).unwrap();
+    }
+    times.sort();
+    println!("prepare, 10 layers: p50 {:?}, p95 {:?}", times[20], times[38]);
+    assert!(times[20].as_millis() < 100, "{:?}", times[20]);
+}

@@ -1,0 +1,243 @@
+//! A node for the tests of this room: real kernel, stores and images; made-up network and shims.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use image::{ImageConfig, Images, ImportOptions, Overlay};
+use model::{ContainerConfig, ContainerSecurity, ImageSpec, PodConfig, PodIdentity, PodSecurity, Resources};
+use network::fake::{FakeHost, FakeNetwork, Faults};
+use pod::{CgroupDriver, ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
+use shim_client::fake::FakeShims;
+use tempfile::TempDir;
+
+pub struct Node {
+    dir: TempDir,
+    pub network: Arc<FakeNetwork>,
+    pub shims: FakeShims,
+}
+
+impl Node {
+    /// `None`, and a line that says so, where the test cannot run.
+    pub fn new(seed: u64) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: namespaces and mounts need root");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let network = Arc::new(FakeNetwork::new(FakeHost::default(), seed, Faults::default()));
+        let shims = FakeShims::new(seed);
+        for name in ["root", "state", "netns"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        shims.set_root(dir.path().join("root"));
+        let node = Self { dir, network, shims };
+        node.import_image();
+        Some(node)
+    }
+
+    pub fn runtime(&self) -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    }
+
+    /// Opens the pods and waits until those that were there are recovered.
+    pub async fn open(&self) -> Pods {
+        let images = Images::open(ImageConfig::new(self.root())).unwrap();
+        let rooms = Rooms {
+            snapshots: Arc::new(Overlay::new(&images).unwrap()),
+            images,
+            network: Arc::clone(&self.network) as _,
+            shims: Arc::new(self.shims.clone()),
+            metrics: telemetry::Metrics::new(),
+        };
+        let pods = Pods::open(self.config(), rooms).unwrap();
+        pods.recovered().await;
+        pods
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    fn config(&self) -> PodsConfig {
+        PodsConfig {
+            root: self.root(),
+            state: self.dir.path().join("state"),
+            netns_dir: self.dir.path().join("netns"),
+            handlers: [("crun".to_owned(), OciHandler { binary: "/usr/bin/crun".into() })].into(),
+            default_handler: "crun".to_owned(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
+            cgroup_parent: "/gantline-unit".to_owned(),
+            log_line_bytes_max: 16 * 1024,
+            defaults: ContainerDefaults {
+                capabilities: Vec::new(),
+                seccomp_when_unset: false,
+                seccomp_profile: None,
+                unprivileged_ports: true,
+                unprivileged_icmp: true,
+                rlimits: Vec::new(),
+            },
+        }
+    }
+
+    fn import_image(&self) {
+        let archive = self.dir.path().join("image.tar");
+        fs::write(&archive, docker_archive()).unwrap();
+        let runtime = self.runtime();
+        runtime.block_on(async {
+            let images = Images::open(ImageConfig::new(self.root())).unwrap();
+            images.import(&archive, ImportOptions::default()).await.unwrap();
+        });
+    }
+
+    /// After a runtime was dropped: its blocking threads end what they were at, as a dying process's kernel
+    /// calls do.
+    pub fn wait_for_the_dead(&self) {
+        let path = self.root().join("pod.redb");
+        let since = Instant::now();
+        while store::Store::open(&path).is_err() {
+            assert!(since.elapsed() < Duration::from_secs(10), "the last service still holds its store");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let images = self.root().join("image/store.redb");
+        while store::Store::open(&images).is_err() {
+            assert!(since.elapsed() < Duration::from_secs(10), "the last service still holds its images");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Nothing of any pod is on the host.
+    pub fn assert_empty(&self) {
+        self.wait_for_the_dead();
+        assert_eq!(self.network.taken(), [], "addresses");
+        assert_eq!(self.network.owed(), [], "owed");
+        assert_eq!(self.shims.alive(), [], "shims");
+        for below in ["state/pods", "state/containers", "netns", "root/containers", "root/exits"] {
+            assert_eq!(entries(&self.dir.path().join(below)), Vec::<PathBuf>::new(), "{below}");
+        }
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = self.dir.path().to_str().unwrap();
+        let left: Vec<_> = table.lines().filter(|line| line.contains(ours)).collect();
+        assert_eq!(left, Vec::<&str>::new(), "mounts");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A test that failed leaves what it found; the machine must not keep it.
+        let _ = kernel::mount::unmount_below(self.dir.path());
+        if let Ok(hierarchy) = kernel::cgroup::Hierarchy::detect() {
+            let _ = hierarchy.group("/gantline-unit").remove();
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Waits until something is there.
+pub async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(since.elapsed() < Duration::from_secs(10), "it never came");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub fn pod_config(name: &str, attempt: u32) -> PodConfig {
+    PodConfig {
+        identity: PodIdentity {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            attempt,
+        },
+        hostname: name.to_owned(),
+        log_directory: None,
+        dns: None,
+        port_mappings: Vec::new(),
+        labels: [("app".to_owned(), name.to_owned())].into(),
+        annotations: Default::default(),
+        cgroup_parent: String::new(),
+        sysctls: Default::default(),
+        overhead: None,
+        resources: None,
+        security: PodSecurity::default(),
+        runtime_handler: String::new(),
+    }
+}
+
+pub fn container_config(name: &str, attempt: u32) -> ContainerConfig {
+    ContainerConfig {
+        name: name.to_owned(),
+        attempt,
+        image: ImageSpec { image: "localhost/test:1".to_owned(), ..ImageSpec::default() },
+        command: vec!["/bin/true".to_owned()],
+        args: Vec::new(),
+        working_dir: String::new(),
+        envs: Vec::new(),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        cdi_devices: Vec::new(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        log_path: PathBuf::new(),
+        stdin: false,
+        stdin_once: false,
+        tty: false,
+        resources: Resources::default(),
+        security: ContainerSecurity::default(),
+        stop_signal: None,
+    }
+}
+
+/// What `docker save` writes, of an image with one file.
+fn docker_archive() -> Vec<u8> {
+    let layer = tar(&[("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")]);
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", sha256(&layer))] },
+    });
+    let manifest = serde_json::json!([
+        { "Config": "config.json", "RepoTags": ["localhost/test:1"], "Layers": ["layer.tar"] },
+    ]);
+    tar(&[
+        ("manifest.json", manifest.to_string().as_bytes()),
+        ("config.json", config.to_string().as_bytes()),
+        ("layer.tar", &layer),
+    ])
+}
+
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, contents) in files {
+        let mut header = [0_u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..108].copy_from_slice(b"0000644\0");
+        header[108..116].copy_from_slice(b"0000000\0");
+        header[116..124].copy_from_slice(b"0000000\0");
+        write!(&mut header[124..136], "{:011o}\0", contents.len()).unwrap();
+        header[136..148].copy_from_slice(b"00000000000\0");
+        header[148..156].copy_from_slice(b"        ");
+        header[156] = b'0';
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        write!(&mut header[148..156], "{sum:06o}\0 ").unwrap();
+        bytes.extend_from_slice(&header);
+        bytes.extend_from_slice(contents);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
