@@ -25,6 +25,7 @@ mod state;
 pub mod stats;
 mod sweep;
 mod time;
+mod usage;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
 pub use error::PodError;

@@ -77,6 +77,7 @@ impl Pods {
             events: Events::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
+            sampler: crate::stats::Sampler::default(),
         });
         let (done, recovered) = watch::channel(false);
         let pods = Self { host: Arc::clone(&host), recovered };

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use kernel::cgroup::{CgroupStats, Pressure};
+use kernel::cgroup::CgroupStats;
+pub use kernel::cgroup::{Pressure, PressureLine};
 use model::{ContainerId, PodId, UnixNanos};
-use network::InterfaceStats;
+pub use network::InterfaceStats;
 
 /// Two samples nearer than this tell more of the scheduler's ticks than of the container: the last rate stands.
 const SAMPLE_NS_MIN: i64 = 100_000_000;

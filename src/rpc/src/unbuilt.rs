@@ -12,13 +12,7 @@ pub struct Unbuilt {
 }
 
 /// Every RPC that answers UNIMPLEMENTED, in the contract's order.
-pub const UNBUILT: [Unbuilt; 12] = [
-    Unbuilt { rpc: "ContainerStats", missing: "resource statistics" },
-    Unbuilt { rpc: "ListContainerStats", missing: "resource statistics" },
-    Unbuilt { rpc: "StreamContainerStats", missing: "resource statistics" },
-    Unbuilt { rpc: "PodSandboxStats", missing: "resource statistics" },
-    Unbuilt { rpc: "ListPodSandboxStats", missing: "resource statistics" },
-    Unbuilt { rpc: "StreamPodSandboxStats", missing: "resource statistics" },
+pub const UNBUILT: [Unbuilt; 6] = [
     Unbuilt { rpc: "CheckpointContainer", missing: "container checkpoints (CRIU)" },
     Unbuilt { rpc: "CheckpointPod", missing: "pod checkpoints (CRIU)" },
     Unbuilt { rpc: "RestorePod", missing: "restore from a checkpoint (CRIU)" },

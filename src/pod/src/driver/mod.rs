@@ -42,6 +42,8 @@ pub(crate) struct Host {
     pub(crate) index: Index,
     /// Work under way, so that a service that stops can wait for it.
     pub(crate) jobs: TaskTracker,
+    /// CPU rates, for those who ask for statistics.
+    pub(crate) sampler: crate::stats::Sampler,
 }
 
 /// What is asked of a pod, with all that it takes to do it.

@@ -44,6 +44,27 @@ pub(crate) fn containers(
     Ok(containers)
 }
 
+/// Which containers' stats are meant.
+pub(crate) fn container_stats(
+    filter: Option<v1::ContainerStatsFilter>,
+    containers: Vec<ContainerStatus>,
+) -> Result<Vec<ContainerStatus>, Invalid> {
+    let v1::ContainerStatsFilter { id, pod_sandbox_id, label_selector } = filter.unwrap_or_default();
+    self::containers(
+        Some(v1::ContainerFilter { id, state: None, pod_sandbox_id, label_selector }),
+        containers,
+    )
+}
+
+/// Which sandboxes' stats are meant.
+pub(crate) fn pod_stats(
+    filter: Option<v1::PodSandboxStatsFilter>,
+    pods: Vec<Arc<PodView>>,
+) -> Result<Vec<Arc<PodView>>, Invalid> {
+    let v1::PodSandboxStatsFilter { id, label_selector } = filter.unwrap_or_default();
+    self::pods(Some(v1::PodSandboxFilter { id, state: None, label_selector }), pods)
+}
+
 fn state_of<S: TryFrom<i32>>(number: i32) -> Result<S, Invalid> {
     S::try_from(number).map_err(|_| Invalid::new("filter.state", format!("{number} is not a state of CRI")))
 }

@@ -7,5 +7,6 @@ pub(crate) mod filter;
 mod invalid;
 pub(crate) mod reply;
 pub(crate) mod request;
+pub(crate) mod stats;
 
 pub(crate) use invalid::{Invalid, Under};

@@ -257,3 +257,6 @@ pub(crate) fn image(from: &Image) -> v1::Image {
         pinned: from.pinned,
     }
 }
+
+#[cfg(test)]
+mod tests;

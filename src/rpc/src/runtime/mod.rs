@@ -6,6 +6,7 @@ mod events;
 mod exec;
 mod identity;
 mod pods;
+mod stats;
 
 use std::sync::Arc;
 
@@ -187,48 +188,48 @@ impl RuntimeService for RuntimeRpc {
 
     async fn container_stats(
         &self,
-        _: Request<v1::ContainerStatsRequest>,
+        request: Request<v1::ContainerStatsRequest>,
     ) -> Result<Response<v1::ContainerStatsResponse>, Status> {
-        Err(unbuilt("ContainerStats"))
+        stats::container_stats(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
-        Err(unbuilt("ListContainerStats"))
+        stats::list_container_stats(self, request.into_inner()).await.map(Response::new)
     }
 
     type StreamContainerStatsStream = Chunks<v1::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
-        Err(unbuilt("StreamContainerStats"))
+        stats::stream_container_stats(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
-        Err(unbuilt("PodSandboxStats"))
+        stats::pod_sandbox_stats(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
-        Err(unbuilt("ListPodSandboxStats"))
+        stats::list_pod_sandbox_stats(self, request.into_inner()).await.map(Response::new)
     }
 
     type StreamPodSandboxStatsStream = Chunks<v1::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
-        Err(unbuilt("StreamPodSandboxStats"))
+        stats::stream_pod_sandbox_stats(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn update_runtime_config(

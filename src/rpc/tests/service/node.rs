@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 /// A service that serves; it ends and its files go when this is dropped.
-pub struct Started {
-    pub socket: PathBuf,
-    pub readiness: Readiness,
-    pub metrics: Arc<Metrics>,
-    pub streaming: SocketAddr,
+pub(crate) struct Started {
+    pub(crate) socket: PathBuf,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) streaming: SocketAddr,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
     channel: Channel,
@@ -32,7 +32,7 @@ pub struct Started {
 }
 
 /// One that has recovered.
-pub async fn start() -> Started {
+pub(crate) async fn start() -> Started {
     let started = Started::shut().await;
     started.readiness.open();
     started
@@ -40,7 +40,7 @@ pub async fn start() -> Started {
 
 impl Started {
     /// One that has not.
-    pub async fn shut() -> Self {
+    pub(crate) async fn shut() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (root, state) = (directory.path().join("root"), directory.path().join("state"));
         std::fs::create_dir_all(&root).unwrap();
@@ -80,20 +80,20 @@ impl Started {
         Self { socket, readiness, metrics, streaming: address, stop, served, channel, _directory: directory }
     }
 
-    pub fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
+    pub(crate) fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel()).max_encoding_message_size(usize::MAX)
     }
 
-    pub fn image(&self) -> ImageServiceClient<Channel> {
+    pub(crate) fn image(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel())
     }
 
     /// Asks the service to end, and waits until it has.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         (&mut self.served).await.unwrap();
     }
