@@ -95,7 +95,7 @@ pub(crate) enum Verdict {
     Done,
     /// Keep it, and ask again when some work has ended.
     Keep,
-    /// As `Keep`, and let the grace of these stops end now.
+    /// As `Keep`, and let the grace of these stops end now, and break these starts off.
     Hasten(Vec<Job>),
     /// As `Keep`, and begin a stop without grace.
     KillFirst,
@@ -162,11 +162,12 @@ fn remove_pod(facts: &Facts) -> Verdict {
     when_quiet(facts)
 }
 
-/// The end of a pod begins when nothing else is under way; graces of stops are cut short for it.
+/// The end of a pod begins when nothing else is under way; what could take long is cut short for it.
 fn when_quiet(facts: &Facts) -> Verdict {
-    let stops: Vec<Job> = facts.jobs.iter().filter(|job| matches!(job, Job::Stop(_))).cloned().collect();
-    if !stops.is_empty() {
-        Verdict::Hasten(stops)
+    let long = |job: &&Job| matches!(job, Job::Stop(_) | Job::Start(_));
+    let long: Vec<Job> = facts.jobs.iter().filter(long).cloned().collect();
+    if !long.is_empty() {
+        Verdict::Hasten(long)
     } else if facts.jobs.is_empty() {
         Verdict::Begin
     } else {
@@ -238,10 +239,11 @@ fn remove(facts: &Facts, id: &ContainerId) -> Verdict {
     if facts.jobs.contains(&Job::RemovePod) {
         return Verdict::Join(Job::RemovePod);
     }
-    let stop = Job::Stop(id.clone());
+    let long: Vec<Job> =
+        [Job::Stop(id.clone()), Job::Start(id.clone())].into_iter().filter(|j| facts.jobs.contains(j)).collect();
     match facts.containers.get(id) {
         None => Verdict::Done,
-        Some(_) if facts.jobs.contains(&stop) => Verdict::Hasten(vec![stop]),
+        Some(_) if !long.is_empty() => Verdict::Hasten(long),
         Some(_) if busy(facts, id) => Verdict::Keep,
         Some(ContainerFact::Running) => Verdict::KillFirst,
         Some(_) => Verdict::Begin,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use model::ContainerId;
 use shim_client::{Event, Events, ExitRecord, Phase, Shim, ShimError};
+use tokio::sync::broadcast::error::RecvError;
 use tracing::{info, warn};
 
 use super::Driver;
@@ -26,15 +27,24 @@ pub(super) enum Said {
     Lost,
 }
 
+/// A connection to the shim, and what it says.
+pub(super) struct Heard {
+    shim: Shim,
+    events: Events,
+}
+
 /// The next thing that the shim says; never, where there is none.
-pub(super) async fn next(events: &mut Option<Events>) -> Said {
-    match events {
-        Some(events) => match events.recv().await {
+pub(super) async fn next(heard: &mut Option<Heard>) -> Said {
+    let Some(Heard { shim, events }) = heard else { return future::pending().await };
+    tokio::select! {
+        // What was said before the connection was lost comes first.
+        biased;
+        event = events.recv() => match event {
             Ok(event) => Said::Event(event),
-            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => Said::Missed,
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => Said::Lost,
+            Err(RecvError::Lagged(_)) => Said::Missed,
+            Err(RecvError::Closed) => Said::Lost,
         },
-        None => future::pending().await,
+        () = shim.closed() => Said::Lost,
     }
 }
 
@@ -77,12 +87,12 @@ impl Driver {
 
     /// Takes a connection to the shim, and hears it from now on.
     pub(super) fn take_shim(&mut self, shim: Shim) {
-        self.shim_events = Some(shim.events());
+        self.heard = Some(Heard { events: shim.events(), shim: shim.clone() });
         self.shim.send_replace(Some(shim));
     }
 
     fn drop_shim(&mut self) {
-        self.shim_events = None;
+        self.heard = None;
         self.shim.send_replace(None);
     }
 

@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::limits::POD_QUEUE_MAX;
-use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
+use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal};
 use shim_client::Shim;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, error, info_span};
+use tracing::{Instrument as _, error, info_span, warn};
 
 use crate::bundle;
 use crate::error::PodError;
@@ -125,7 +125,8 @@ pub(crate) struct Driver {
     inbox: mpsc::Receiver<(Request, Waiter)>,
     view: watch::Sender<Arc<PodView>>,
     shim: watch::Sender<Option<Shim>>,
-    shim_events: Option<shim_client::Events>,
+    /// What the shim tells, while there is one.
+    heard: Option<exits::Heard>,
     work: JoinSet<Finished>,
     running: HashMap<task::Id, Job>,
     waiting: HashMap<Job, Vec<Waiter>>,
@@ -161,7 +162,7 @@ impl Driver {
             inbox,
             view,
             shim,
-            shim_events: None,
+            heard: None,
             work: JoinSet::new(),
             running: HashMap::new(),
             waiting: HashMap::new(),
@@ -197,7 +198,7 @@ impl Driver {
         tokio::select! {
             Some((request, waiter)) = self.inbox.recv() => self.handle(request, waiter).await,
             Some(joined) = self.work.join_next_with_id() => self.joined(joined).await,
-            event = exits::next(&mut self.shim_events) => self.shim_said(event).await,
+            event = exits::next(&mut self.heard) => self.shim_said(event).await,
         }
     }
 
@@ -231,9 +232,13 @@ impl Driver {
             }
             Verdict::Done => self.answer(waiter, Ok(self.outcome(&ask))),
             Verdict::Keep => self.keep(request, waiter),
-            Verdict::Hasten(stops) => {
-                for id in stops.iter().filter_map(Job::container) {
-                    self.shorten(id, Duration::ZERO);
+            Verdict::Hasten(jobs) => {
+                for job in jobs {
+                    match job {
+                        Job::Stop(id) => self.shorten(&id, Duration::ZERO),
+                        Job::Start(id) => self.break_off(id),
+                        _ => {}
+                    }
                 }
                 self.keep(request, waiter);
             }
@@ -272,6 +277,16 @@ impl Driver {
                 sooner
             });
         }
+    }
+
+    /// Breaks off a start, beside everything else: its job fails then.
+    fn break_off(&self, id: ContainerId) {
+        let Some(shim) = self.shim.borrow().clone() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = shim.kill(&id, Signal::KILL, true).await {
+                warn!(container.id = id.short(), error = model::chain(&error), "break off a start");
+            }
+        });
     }
 
     /// A request as the policy sees it; `None` for what needs no policy.

@@ -228,11 +228,13 @@ fn each_request_in_the_states_that_matter() {
         // Stop of what does not run is success; of what is starting waits; twice joins.
         (P::Ready, C::Created, vec![], Ask::Stop(id(1)), Verdict::Done),
         (P::Ready, C::Exited, vec![], Ask::Stop(id(1)), Verdict::Done),
-        (P::Ready, C::Starting, vec![start], Ask::Stop(id(1)), Verdict::Keep),
+        (P::Ready, C::Starting, vec![start.clone()], Ask::Stop(id(1)), Verdict::Keep),
         (P::Ready, C::Running, vec![stop.clone()], Ask::Stop(id(1)), Verdict::Join(stop.clone())),
         // Remove of what runs kills it first, and cuts a stop's grace short.
         (P::Ready, C::Running, vec![], Ask::Remove(id(1)), Verdict::KillFirst),
         (P::Ready, C::Running, vec![stop.clone()], Ask::Remove(id(1)), Verdict::Hasten(vec![stop.clone()])),
+        (P::Ready, C::Starting, vec![start.clone()], Ask::Remove(id(1)), Verdict::Hasten(vec![start.clone()])),
+        (P::Ready, C::Starting, vec![start.clone()], Ask::StopPod, Verdict::Hasten(vec![start.clone()])),
         (P::Ready, C::Exited, vec![reap], Ask::Remove(id(1)), Verdict::Keep),
         (P::Ready, C::Exited, vec![], Ask::Remove(id(1)), Verdict::Begin),
         (P::Ready, C::Exited, vec![], Ask::Remove(id(2)), Verdict::Done),
