@@ -260,6 +260,7 @@ impl Builder {
             defaults: &self.defaults,
         })
         .map_err(refused)?;
+        prepare::make_missing(&mounts).map_err(refused)?;
         let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
         // Not synced: a reboot ends every container, and takes the bundles with it.
         durable::replace(&bundle.join("config.json"), &bytes, 0o600)

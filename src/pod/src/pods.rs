@@ -27,6 +27,7 @@ use crate::index::Index;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
+use crate::stats::Sampler;
 use crate::sweep;
 use crate::time::now;
 
@@ -77,7 +78,8 @@ impl Pods {
             events: Events::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
-            sampler: crate::stats::Sampler::default(),
+            sampler: Sampler::default(),
+            log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
         });
         let (done, recovered) = watch::channel(false);
         let pods = Self { host: Arc::clone(&host), recovered };

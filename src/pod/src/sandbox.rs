@@ -222,10 +222,13 @@ impl Site<'_> {
     /// Ends the shim, wherever its start or its life stood.
     async fn end_shim(&self) -> Result<(), PodError> {
         let failed = |e: ShimError| PodError::pod_step("end the shim", self.pod, e);
-        match self.builder.shims.connect(self.pod).await {
-            Ok(shim) => shim.shutdown().await.map_err(failed)?,
-            Err(ShimError::NotRunning { .. }) => {}
-            Err(error) => return Err(failed(error)),
+        // Ended is only what does not answer: a connection that was lost in the middle proves nothing.
+        loop {
+            match self.builder.shims.connect(self.pod).await {
+                Ok(shim) => shim.shutdown().await.map_err(failed)?,
+                Err(ShimError::NotRunning { .. }) => break,
+                Err(error) => return Err(failed(error)),
+            }
         }
         let (root, pod) = (self.builder.config.root.clone(), self.pod.clone());
         let forget = tokio::task::spawn_blocking(move || shim_client::forget_exits(&root, &pod)).await;

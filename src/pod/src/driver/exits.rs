@@ -67,11 +67,17 @@ impl Driver {
     /// A container's process has ended, and its shim has the record on disk.
     pub(super) async fn exited(&mut self, id: ContainerId, record: ExitRecord) {
         match self.containers.get(&id).map(|container| &container.phase) {
-            Some(ContainerPhase::Running { .. }) => self.ended(id, exit_of(&record)).await,
+            Some(ContainerPhase::Running { .. }) => self.ended_so(&record).await,
             // Its start has not been told yet: first things first.
             Some(ContainerPhase::Starting) => drop(self.early_exits.insert(id, record)),
             _ => {}
         }
+    }
+
+    /// Makes what a shim recorded the container's state.
+    pub(super) async fn ended_so(&mut self, record: &ExitRecord) {
+        self.host.log_dropped_bytes.add(record.log_bytes_dropped);
+        self.ended(record.container.clone(), exit_of(record)).await;
     }
 
     /// Makes an exit the container's state, and clears away after it.
@@ -79,6 +85,7 @@ impl Driver {
         let Some(container) = self.containers.get_mut(&id) else { return };
         info!(container.id = id.short(), code = exit.code, reason = exit.reason.as_str(), "container ended");
         container.phase = ContainerPhase::Exited(exit);
+        self.host.sampler.forget(&container.cgroup);
         self.commit_fact(self.container_change(&id)).await;
         let view = self.publish();
         self.tell(&id, EventKind::Stopped, &view);
@@ -186,7 +193,7 @@ impl Driver {
                 matches!(container.phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
             });
             if runs {
-                self.ended(id, exit_of(&record)).await;
+                self.ended_so(&record).await;
             }
         }
     }
@@ -205,7 +212,7 @@ impl Driver {
 }
 
 /// A shim's record in CRI's words.
-pub(super) fn exit_of(record: &ExitRecord) -> Exit {
+fn exit_of(record: &ExitRecord) -> Exit {
     let reason = match record.code {
         _ if record.oom => ExitReason::OomKilled,
         0 => ExitReason::Completed,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use model::limits::POD_QUEUE_MAX;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal};
 use shim_client::Shim;
+use telemetry::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
@@ -31,6 +32,7 @@ use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdi
 use crate::records::{Change, ContainerRecord, NetworkRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodStatus, PodView};
+use crate::stats::Sampler;
 use crate::time::now;
 
 /// What every driver works with.
@@ -43,7 +45,9 @@ pub(crate) struct Host {
     /// Work under way, so that a service that stops can wait for it.
     pub(crate) jobs: TaskTracker,
     /// CPU rates, for those who ask for statistics.
-    pub(crate) sampler: crate::stats::Sampler,
+    pub(crate) sampler: Sampler,
+    /// Output that never reached a log, for want of disk space.
+    pub(crate) log_dropped_bytes: Counter,
 }
 
 /// What is asked of a pod, with all that it takes to do it.

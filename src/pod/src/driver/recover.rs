@@ -111,7 +111,7 @@ impl Driver {
                     let was = self.containers.get(&id).map(|record| record.phase.clone());
                     let _ = self.started_meanwhile(&id, started, was).await;
                 }
-                Some(Phase::Exited(record)) => self.ended(id, super::exits::exit_of(&record)).await,
+                Some(Phase::Exited(record)) => self.ended_so(&record).await,
                 Some(Phase::Starting) | None => {
                     let reason = ExitReason::StartError;
                     let message = "the service was restarted while it was being started".to_owned();
