@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{Image, Images, Snapshots};
+use kernel::cgroup::Hierarchy;
 use kernel::{SysError, durable};
 use model::{
     Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, NamespaceMode, PodConfig, PodId, Signal,
@@ -164,27 +165,54 @@ pub(crate) async fn undo(builder: &Builder, container: &ContainerId) -> Result<(
     .await
 }
 
+/// What a container has beside its bundle once it was started.
+#[derive(Clone, Debug)]
+pub(crate) struct Traces {
+    pub(crate) container: ContainerId,
+    pub(crate) cgroup: String,
+    /// What the OCI runtime keeps of it.
+    pub(crate) runtime_state: PathBuf,
+}
+
 /// Clears away what only a running container needs: what the OCI runtime keeps, and the mount.
-pub(crate) async fn clear(
-    builder: &Builder,
-    shim: Option<&Shim>,
-    container: &ContainerId,
-) -> Result<(), PodError> {
-    if let Some(shim) = shim {
-        match shim.delete(container).await {
-            Ok(()) => {}
-            // The shim is going or gone; what it would have deleted is deleted with the pod's cgroup.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotReady) => {}
-            Err(error) => return Err(PodError::container_step("delete", container, error)),
-        }
-    }
-    let (snapshots, rootfs, id) =
-        (Arc::clone(&builder.snapshots), builder.config.bundle(container).join("rootfs"), container.clone());
+pub(crate) async fn clear(builder: &Builder, shim: Option<&Shim>, traces: &Traces) -> Result<(), PodError> {
+    let deleted = match shim {
+        Some(shim) => match shim.delete(&traces.container).await {
+            Ok(()) => true,
+            // The shim is going or gone, or never knew it.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotReady) => false,
+            Err(error) => return Err(PodError::container_step("delete", &traces.container, error)),
+        },
+        None => false,
+    };
+    let (snapshots, traces) = (Arc::clone(&builder.snapshots), traces.clone());
+    let rootfs = builder.config.bundle(&traces.container).join("rootfs");
     blocking(move || {
-        let unmounted = snapshots.unmount(&rootfs);
-        unmounted.map_err(|e| PodError::container_step("unmount the root filesystem", &id, e))
+        let step = |step: &'static str| {
+            let container = traces.container.clone();
+            move |source| PodError::ContainerStep { step, container, source }
+        };
+        if !deleted {
+            traces.remove().map_err(step("remove what a lost shim left"))?;
+        }
+        let unmounted = snapshots.unmount(&rootfs).map_err(Cause::new);
+        unmounted.map_err(step("unmount the root filesystem"))
     })
     .await
+}
+
+impl Traces {
+    /// Does what the OCI runtime's `delete --force` would, when no shim is there to run it.
+    fn remove(&self) -> Result<(), Cause> {
+        let group = Hierarchy::detect().map_err(Cause::host)?.group(&self.cgroup);
+        group.kill().and_then(|()| group.remove()).map_err(Cause::host)?;
+        match fs::remove_dir_all(&self.runtime_state) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Cause::host(SysError::path("remove", &self.runtime_state, error)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Makes the directory that the log goes to.

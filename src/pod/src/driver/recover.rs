@@ -32,16 +32,17 @@ impl Driver {
         if self.record.phase == PodPhase::Creating {
             return self.undo_creation().await;
         }
-        self.undo_half_made_containers().await;
         match self.host.sandboxes.shims.connect(&self.id).await {
             Ok(shim) => {
                 self.take_shim(shim.clone());
+                self.undo_half_made_containers(Some(&shim)).await;
                 self.compare(&shim).await;
             }
             Err(error) => {
                 if !matches!(error, ShimError::NotRunning { .. }) {
                     warn!(error = model::chain(&error), "the shim does not answer");
                 }
+                self.undo_half_made_containers(None).await;
                 self.shim_died().await;
             }
         }
@@ -61,7 +62,7 @@ impl Driver {
     }
 
     /// Containers whose creation or removal was cut short.
-    async fn undo_half_made_containers(&mut self) {
+    async fn undo_half_made_containers(&mut self, shim: Option<&Shim>) {
         let half: Vec<ContainerId> = self
             .containers
             .iter()
@@ -71,7 +72,8 @@ impl Driver {
             .map(|(id, _)| id.clone())
             .collect();
         for id in half {
-            let undone = match bundle::clear(&self.host.bundles, None, &id).await {
+            let Some(traces) = self.traces(&id) else { continue };
+            let undone = match bundle::clear(&self.host.bundles, shim, &traces).await {
                 Ok(()) => bundle::undo(&self.host.bundles, &id).await,
                 failed => failed,
             };
