@@ -113,8 +113,10 @@ pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Result<Sig
     match (config.stop_signal, of_image) {
         (Some(signal), _) => Ok(signal),
         (None, None) => Ok(Signal::TERM),
-        (None, Some(text)) => Signal::parse(text)
-            .map_err(|e| PodError::Invalid { field: "config.image.image", why: format!("its stop signal: {e}") }),
+        (None, Some(text)) => Signal::parse(text).map_err(|e| PodError::Invalid {
+            field: "config.image.image",
+            why: format!("its stop signal: {e}"),
+        }),
     }
 }
 
@@ -255,12 +257,14 @@ impl Builder {
         let _timed = self.stages.time("spec");
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let config = &input.record.config;
-        let user = spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
+        let user =
+            spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mounts = prepare::mounts(config, &BTreeMap::new()).map_err(refused)?;
         let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
         let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
         let seccomp = spec::read_localhost(profile).map_err(refused)?;
-        let cgroups_path = cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
+        let cgroups_path =
+            cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
         let cgroups_path = cgroups_path.map_err(refused)?;
         let image = &input.image.config;
         let spec = spec::build(&SpecInput {
@@ -293,7 +297,8 @@ impl Builder {
         // Not synced: a reboot ends every container, and takes the bundles with it.
         durable::replace(&bundle.join("config.json"), &bytes, 0o600)
             .map_err(|e| step("write the specification")(Cause::host(e)))?;
-        let groups: BTreeSet<u32> = [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
+        let groups: BTreeSet<u32> =
+            [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
         let user = User { uid: user.uid, gid: user.gid, supplemental_groups: groups.into_iter().collect() };
         Ok(Bundle { user })
     }

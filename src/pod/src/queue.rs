@@ -62,9 +62,12 @@ impl Job {
     pub(crate) fn container(&self) -> Option<&ContainerId> {
         match self {
             Self::Run | Self::StopPod | Self::RemovePod => None,
-            Self::Create(id) | Self::Start(id) | Self::Stop(id) | Self::Remove(id) | Self::Update(id) | Self::Reap(id) => {
-                Some(id)
-            }
+            Self::Create(id)
+            | Self::Start(id)
+            | Self::Stop(id)
+            | Self::Remove(id)
+            | Self::Update(id)
+            | Self::Reap(id) => Some(id),
         }
     }
 }
@@ -73,11 +76,15 @@ impl Job {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Ask {
     /// RunPodSandbox, and whether it is the request that this pod was made from.
-    Run { same_request: bool },
+    Run {
+        same_request: bool,
+    },
     StopPod,
     RemovePod,
     /// CreateContainer of an identity: the container that has it and whether it was made from the same request.
-    Create { taken: Option<(ContainerId, bool)> },
+    Create {
+        taken: Option<(ContainerId, bool)>,
+    },
     Start(ContainerId),
     Stop(ContainerId),
     Remove(ContainerId),
@@ -204,14 +211,19 @@ fn start(facts: &Facts, id: &ContainerId) -> Verdict {
         Some(ContainerFact::Created) if open(facts) => Verdict::Begin,
         Some(ContainerFact::Created) => Verdict::Refuse(Refusal::PodState),
         Some(
-            ContainerFact::Starting | ContainerFact::Running | ContainerFact::Exited | ContainerFact::Removing,
+            ContainerFact::Starting
+            | ContainerFact::Running
+            | ContainerFact::Exited
+            | ContainerFact::Removing,
         ) => Verdict::Refuse(Refusal::ContainerState),
     }
 }
 
 fn stop(facts: &Facts, id: &ContainerId) -> Verdict {
     match facts.containers.get(id) {
-        None | Some(ContainerFact::Creating | ContainerFact::Created | ContainerFact::Exited) => Verdict::Done,
+        None | Some(ContainerFact::Creating | ContainerFact::Created | ContainerFact::Exited) => {
+            Verdict::Done
+        }
         Some(ContainerFact::Starting) => Verdict::Keep,
         Some(ContainerFact::Removing) => Verdict::Done,
         Some(ContainerFact::Running) => {
@@ -239,8 +251,10 @@ fn remove(facts: &Facts, id: &ContainerId) -> Verdict {
     if facts.jobs.contains(&Job::RemovePod) {
         return Verdict::Join(Job::RemovePod);
     }
-    let long: Vec<Job> =
-        [Job::Stop(id.clone()), Job::Start(id.clone())].into_iter().filter(|j| facts.jobs.contains(j)).collect();
+    let long: Vec<Job> = [Job::Stop(id.clone()), Job::Start(id.clone())]
+        .into_iter()
+        .filter(|j| facts.jobs.contains(j))
+        .collect();
     match facts.containers.get(id) {
         None => Verdict::Done,
         Some(_) if !long.is_empty() => Verdict::Hasten(long),

@@ -124,7 +124,8 @@ impl Site<'_> {
     pub(crate) async fn make(&self) -> Result<Made, NotMade> {
         let mut made = Made::default();
         for stage in plan(self.pod_config) {
-            let products = futures_util::future::join_all(stage.iter().map(|step| self.make_step(*step))).await;
+            let products =
+                futures_util::future::join_all(stage.iter().map(|step| self.make_step(*step))).await;
             let mut failed = None;
             for product in products {
                 match product {
@@ -204,7 +205,7 @@ impl Site<'_> {
             Step::Directory => {
                 let dir = self.paths().dir().to_owned();
                 self.on_host(step, move || files::remove_directory(&dir)).await.map(drop)
-            },
+            }
             Step::Cgroup => self.on_host(step, files::remove_cgroup(self)).await.map(drop),
             Step::Namespaces => self.on_host(step, namespaces::undo(self)).await.map(drop),
             // They lie in the directory and go with it.

@@ -228,7 +228,11 @@ impl Driver {
                 && let Err(error) = kill_cgroup(&container, &cgroup).await
             {
                 // An answer that never came may have been "started".
-                warn!(container.id = container.short(), error = model::chain(&error), "kill what may have started");
+                warn!(
+                    container.id = container.short(),
+                    error = model::chain(&error),
+                    "kill what may have started"
+                );
             }
             Product::Started(started)
         });

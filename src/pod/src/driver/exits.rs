@@ -158,7 +158,9 @@ impl Driver {
     /// Containers that ran, as far as the records say.
     fn unwatched(&self) -> Vec<ContainerId> {
         let starting = |id: &ContainerId| self.running.values().any(|job| *job == Job::Start(id.clone()));
-        let runs = |phase: &ContainerPhase| matches!(phase, ContainerPhase::Running { .. } | ContainerPhase::Starting);
+        let runs = |phase: &ContainerPhase| {
+            matches!(phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
+        };
         // One whose start is under way is told by its job, which has lost the shim too.
         self.containers
             .iter()
@@ -220,7 +222,8 @@ fn exit_of(record: &ExitRecord) -> Exit {
     };
     let message = match record.signal {
         Some(signal) => {
-            let name = model::Signal::from_number(signal).map_or_else(|| signal.to_string(), |s| s.to_string());
+            let name =
+                model::Signal::from_number(signal).map_or_else(|| signal.to_string(), |s| s.to_string());
             format!("killed by {name}")
         }
         None => String::new(),

@@ -62,7 +62,10 @@ pub(crate) enum Request {
     Remove(ContainerId),
     Update(ContainerId, Resources),
     /// UpdatePodSandboxResources: overhead and resources, kept and reported.
-    UpdatePod { overhead: Option<Resources>, resources: Option<Resources> },
+    UpdatePod {
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    },
 }
 
 /// What came of it.
@@ -326,7 +329,11 @@ impl Driver {
                 PodPhase::NotReady { .. } => PodFact::NotReady,
                 PodPhase::Removing => PodFact::Removing,
             },
-            containers: self.containers.iter().map(|(id, record)| (id.clone(), fact(&record.phase))).collect(),
+            containers: self
+                .containers
+                .iter()
+                .map(|(id, record)| (id.clone(), fact(&record.phase)))
+                .collect(),
             jobs: self.running.values().cloned().collect(),
             end_is_asked_for: self.end_is_asked_for,
         }
@@ -386,11 +393,13 @@ impl Driver {
                 id: self.id.clone(),
                 why,
             },
-            (Refusal::ContainerState, Request::Start(id) | Request::Update(id, _)) => PodError::ContainerState {
-                attempt,
-                container: id.clone(),
-                state: self.containers.get(id).map_or("gone", |record| record.phase.word()),
-            },
+            (Refusal::ContainerState, Request::Start(id) | Request::Update(id, _)) => {
+                PodError::ContainerState {
+                    attempt,
+                    container: id.clone(),
+                    state: self.containers.get(id).map_or("gone", |record| record.phase.word()),
+                }
+            }
             (Refusal::NoContainer, Request::Start(id) | Request::Update(id, _)) => {
                 PodError::ContainerNotFound(id.to_string())
             }

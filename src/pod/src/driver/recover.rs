@@ -14,8 +14,8 @@ use model::ContainerId;
 use shim_client::{Phase, Shim, ShimError};
 use tracing::{info, warn};
 
-use super::begin::site;
 use super::Driver;
+use super::begin::site;
 use crate::bundle;
 use crate::events::EventKind;
 use crate::queue::Job;
@@ -79,7 +79,8 @@ impl Driver {
             };
             match undone {
                 Ok(()) => {
-                    let told = self.containers.remove(&id).is_some_and(|r| r.phase != ContainerPhase::Creating);
+                    let told =
+                        self.containers.remove(&id).is_some_and(|r| r.phase != ContainerPhase::Creating);
                     self.commit_fact([Change::ForgetContainer(id.clone())]).await;
                     self.host.index.forget_container(&id);
                     if told {

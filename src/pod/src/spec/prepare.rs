@@ -58,15 +58,13 @@ pub fn mounts(
     container: &ContainerConfig,
     image_volumes: &BTreeMap<usize, PathBuf>,
 ) -> Result<Vec<PreparedMount>, SpecError> {
-    let one = |(n, asked): (usize, &model::Mount)| {
-        match &asked.source {
-            MountSource::HostPath(path) => host_path(path, asked.propagation, &format!("mounts[{n}]")),
-            MountSource::Image { .. } => {
-                let source = image_volumes.get(&n).cloned().ok_or_else(|| {
-                    SpecError::unsupported(format!("mounts[{n}].image"), "image volumes are not built yet")
-                })?;
-                Ok(PreparedMount { source, missing: false })
-            }
+    let one = |(n, asked): (usize, &model::Mount)| match &asked.source {
+        MountSource::HostPath(path) => host_path(path, asked.propagation, &format!("mounts[{n}]")),
+        MountSource::Image { .. } => {
+            let source = image_volumes.get(&n).cloned().ok_or_else(|| {
+                SpecError::unsupported(format!("mounts[{n}].image"), "image volumes are not built yet")
+            })?;
+            Ok(PreparedMount { source, missing: false })
         }
     };
     container.mounts.iter().enumerate().map(one).collect()
@@ -95,7 +93,10 @@ fn resolve(path: &Path) -> io::Result<(PathBuf, bool)> {
             Ok(resolved) => {
                 let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
                 if rest.components().any(|part| part == Component::ParentDir) {
-                    return Err(io::Error::new(io::ErrorKind::NotFound, "`..` leads out of what does not exist"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::NotFound,
+                        "`..` leads out of what does not exist",
+                    ));
                 }
                 let missing = !rest.as_os_str().is_empty();
                 return Ok((if missing { resolved.join(rest) } else { resolved }, missing));
