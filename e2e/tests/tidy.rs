@@ -11,19 +11,16 @@ use serde_json::Value;
 /// Who may depend on whom, among the house's own crates. Drawn in docs/ARCHITECTURE.md; a new edge is a
 /// decision and wants an ADR.
 const EDGES: &[(&str, &[&str])] = &[
-    (
-        "gantline",
-        &["api", "rpc", "pod", "image", "network", "shim-client", "telemetry", "model", "kernel", "store"],
-    ),
-    ("rpc", &["api", "pod", "image", "model", "telemetry"]),
-    ("pod", &["image", "network", "shim-client", "kernel", "store", "telemetry", "model", "wire"]),
-    ("image", &["kernel", "store", "telemetry", "model"]),
-    ("network", &["kernel", "store", "telemetry", "model"]),
-    ("shim-client", &["wire", "kernel", "telemetry", "model"]),
-    ("gantline-shim", &["wire", "kernel", "model"]),
+    ("gantline", &["image", "kernel", "model", "network", "pod", "rpc", "shim-client", "telemetry"]),
+    ("rpc", &["api", "image", "model", "pod", "telemetry"]),
+    ("pod", &["image", "kernel", "model", "network", "shim-client", "store", "telemetry"]),
+    ("image", &["kernel", "model", "store"]),
+    ("network", &["kernel", "model", "store"]),
+    ("shim-client", &["kernel", "model", "wire"]),
+    ("gantline-shim", &["kernel", "model", "wire"]),
     ("store", &["model"]),
     ("wire", &["model"]),
-    ("kernel", &["model"]),
+    ("kernel", &[]),
     ("telemetry", &[]),
     ("model", &[]),
     ("api", &[]),
@@ -95,6 +92,24 @@ fn rooms_depend_only_on_what_the_plan_draws() {
         }
     }
     show(&complaints);
+}
+
+/// The oldest Rust that the dependencies build with is the one that we name: no newer for show, no older by hope.
+/// That our own code keeps to it is clippy's `incompatible_msrv`.
+#[test]
+fn the_rust_version_is_what_the_dependencies_need() {
+    let metadata: Value =
+        serde_json::from_str(&cargo(&["metadata", "--format-version=1", "--locked"])).unwrap();
+    let version = |package: &Value| -> Option<Vec<u32>> {
+        let text = package["rust_version"].as_str()?;
+        Some(text.split('.').map(|part| part.parse().unwrap()).chain([0]).take(2).collect())
+    };
+    let packages = metadata["packages"].as_array().unwrap();
+    let (theirs, ours): (Vec<_>, Vec<_>) = packages.iter().partition(|p| p["source"].is_string());
+    let needed = theirs.iter().filter_map(|p| version(p)).max().unwrap();
+    for package in ours {
+        assert_eq!(version(package), Some(needed.clone()), "rust-version of {}", package["name"]);
+    }
 }
 
 #[test]
