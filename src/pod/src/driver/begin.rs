@@ -267,11 +267,13 @@ impl Driver {
         }
         let Some(traces) = self.traces(&id) else { return Err(PodError::ContainerNotFound(id.to_string())) };
         let (host, shim) = (Arc::clone(&self.host), self.shim.borrow().clone());
-        // One that never ran is unknown to the shim, and one that did was cleared away when it exited.
+        let reaped = self.reaped.contains(&id);
         self.spawn(Job::Remove(id.clone()), async move {
             Product::Plain(
                 async {
-                    bundle::clear(&host.bundles, shim.as_ref(), &traces).await?;
+                    if !reaped {
+                        bundle::clear(&host.bundles, shim.as_ref(), &traces).await?;
+                    }
                     bundle::undo(&host.bundles, &traces.container).await
                 }
                 .await,
@@ -302,12 +304,7 @@ impl Driver {
         let Some(traces) = self.traces(&id) else { return };
         let (host, shim) = (Arc::clone(&self.host), self.shim.borrow().clone());
         self.spawn(Job::Reap(id), async move {
-            // What fails here is tried again by the removal, which reports it.
-            if let Err(error) = bundle::clear(&host.bundles, shim.as_ref(), &traces).await {
-                let id = traces.container.short();
-                warn!(container.id = id, error = model::chain(&error), "not cleared away yet");
-            }
-            Product::Reaped
+            Product::Reaped(bundle::clear(&host.bundles, shim.as_ref(), &traces).await)
         });
     }
 

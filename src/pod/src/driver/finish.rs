@@ -29,6 +29,7 @@ impl Driver {
             (Job::Stop(id), Product::Plain(result)) => self.stopped(id, result),
             (Job::Remove(id), Product::Plain(result)) => self.removed(id, result).await,
             (Job::Update(id), Product::Updated(result)) => self.updated(id, result).await,
+            (Job::Reap(id), Product::Reaped(result)) => self.cleared_away(id, result),
             _ => Ok(Outcome::Done),
         };
         self.answer_all(&job, &answer);
@@ -102,7 +103,7 @@ impl Driver {
     async fn pod_removed(&mut self, result: Result<(), PodError>) -> super::Answer {
         result.inspect_err(|error| warn!(error = model::chain(error), "pod sandbox not removed"))?;
         let forget = self.containers.keys().cloned().map(Change::ForgetContainer);
-        self.commit(forget.chain([Change::ForgetPod(self.id.clone())])).await?;
+        self.forget_in_passing(forget.chain([Change::ForgetPod(self.id.clone())]).collect());
         let gone = std::mem::take(&mut self.containers);
         let view = self.publish();
         for (id, container) in &gone {
@@ -207,11 +208,23 @@ impl Driver {
 
     async fn removed(&mut self, id: &ContainerId, result: Result<(), PodError>) -> super::Answer {
         result?;
-        self.commit([Change::ForgetContainer(id.clone())]).await?;
+        self.forget_in_passing(vec![Change::ForgetContainer(id.clone())]);
         self.containers.remove(id);
+        self.reaped.remove(id);
         self.host.index.forget_container(id);
         let view = self.publish();
         self.tell(id, EventKind::Deleted, &view);
+        Ok(Outcome::Done)
+    }
+
+    fn cleared_away(&mut self, id: &ContainerId, result: Result<(), PodError>) -> super::Answer {
+        match result {
+            Ok(()) => drop(self.reaped.insert(id.clone())),
+            // Tried again by the removal, which reports it.
+            Err(error) => {
+                warn!(container.id = id.short(), error = model::chain(&error), "not cleared away yet");
+            }
+        }
         Ok(Outcome::Done)
     }
 

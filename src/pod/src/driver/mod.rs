@@ -10,7 +10,7 @@ mod exits;
 mod finish;
 mod recover;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ enum Product {
     /// Stop, StopPod, Remove, RemovePod.
     Plain(Result<(), PodError>),
     /// Clearing away after an exit: what failed is done again by the removal.
-    Reaped,
+    Reaped(Result<(), PodError>),
 }
 
 struct Finished {
@@ -141,6 +141,8 @@ pub(crate) struct Driver {
     end_is_asked_for: bool,
     /// When the grace of each stop under way ends.
     graces: HashMap<ContainerId, watch::Sender<Instant>>,
+    /// Containers that left nothing but their bundle: the removal has less to do.
+    reaped: HashSet<ContainerId>,
     /// Exits that came before their start was told.
     early_exits: HashMap<ContainerId, shim_client::ExitRecord>,
     /// Why a stop of the pod that nobody asked for is under way.
@@ -176,6 +178,7 @@ impl Driver {
             kept: Vec::new(),
             end_is_asked_for: false,
             graces: HashMap::new(),
+            reaped: HashSet::new(),
             early_exits: HashMap::new(),
             stop_reason: String::new(),
             gone: false,
@@ -420,6 +423,18 @@ impl Driver {
 
     async fn commit(&self, changes: impl IntoIterator<Item = Change>) -> Result<(), PodError> {
         self.host.records.commit(changes.into_iter().collect()).await
+    }
+
+    /// Forgets what is gone from the host, without waiting for the disk: the records say `Removing`, durably, and
+    /// a restart that still finds them removes nothing once more.
+    fn forget_in_passing(&self, changes: Vec<Change>) {
+        let records = self.host.records.clone();
+        let forget = async move {
+            if let Err(failed) = records.commit(changes).await {
+                warn!(error = model::chain(&failed), "records of what is gone stay until the next start");
+            }
+        };
+        tokio::spawn(self.host.jobs.track_future(forget.in_current_span()));
     }
 
     /// Commits what is known already to be so. A store that does not take it now must not change what the
