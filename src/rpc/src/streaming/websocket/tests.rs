@@ -23,7 +23,7 @@ async fn echo(mut channels: mpsc::Receiver<Channel>) {
         }
     }
     let (mut stdin, stdout) = (stdin.unwrap(), stdout.unwrap());
-    stdout.send(Bytes::from_static(b"hello")).await.unwrap();
+    let _ = stdout.send(Bytes::from_static(b"hello")).await;
     while let Some(bytes) = stdin.recv().await {
         if stdout.send(bytes).await.is_err() {
             return;
@@ -87,7 +87,7 @@ async fn hostile_bytes_end_the_connection_and_the_handler() {
         ("a message of an exabyte", masked(&[0x82, 0xff, 0x0f, 0, 0, 0, 0, 0, 0, 0])),
         ("bytes that are not masked", vec![0x82, 1, 0]),
         ("an opcode that does not exist", masked(&[0x8b, 0x80])),
-        ("a ping of 200 bytes", masked(&[0x89, 0xfe, 0, 200])),
+        ("a ping of 200 bytes", [masked(&[0x89, 0xfe, 0, 200]), vec![0; 200]].concat()),
         ("text that is not UTF-8", [masked(&[0x81, 0x82]), vec![0xff, 0xff]].concat()),
     ] {
         let (mut client, server) = tokio::io::duplex(1024);
