@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn the_first_known_offer_counts() {
-        let exec = Task::Exec { container: "c".into(), command: vec!["x".into()], wanted: Default::default() };
+        let exec =
+            Task::Exec { container: "c".into(), command: vec!["x".into()], wanted: Default::default() };
         let forward = |ports: &[u16]| Task::PortForward { pod: "p".into(), ports: ports.to_vec() };
         let (v1, v2) = (Version { json: false, sizes: true }, Version::default());
         let json = Version { json: true, sizes: true };
@@ -215,21 +216,46 @@ mod tests {
         let base64 = |version| Framing::WebSocket(Coding::Base64, version);
         type Case = (Task, &'static str, &'static str, Result<(Framing, &'static str), u16>);
         let cases: Vec<Case> = vec![
-            (exec.clone(), "SPDY/3.1", "v5.channel.k8s.io,v4.channel.k8s.io", Ok((Framing::Spdy(json), "v4.channel.k8s.io"))),
+            (
+                exec.clone(),
+                "SPDY/3.1",
+                "v5.channel.k8s.io,v4.channel.k8s.io",
+                Ok((Framing::Spdy(json), "v4.channel.k8s.io")),
+            ),
             (exec.clone(), "spdy/3.1", "v2.channel.k8s.io", Ok((Framing::Spdy(v2), "v2.channel.k8s.io"))),
             (exec.clone(), "SPDY/3.1", "", Ok((Framing::Spdy(v2), "channel.k8s.io"))),
             (exec.clone(), "SPDY/3.1", "portforward.k8s.io", Err(403)),
             (exec.clone(), "h2c", "", Err(400)),
-            (exec.clone(), "websocket", "v5.channel.k8s.io, v4.channel.k8s.io", Ok((binary(json), "v5.channel.k8s.io"))),
-            (exec.clone(), "websocket", "v9.channel.k8s.io,channel.k8s.io", Ok((binary(v1), "channel.k8s.io"))),
+            (
+                exec.clone(),
+                "websocket",
+                "v5.channel.k8s.io, v4.channel.k8s.io",
+                Ok((binary(json), "v5.channel.k8s.io")),
+            ),
+            (
+                exec.clone(),
+                "websocket",
+                "v9.channel.k8s.io,channel.k8s.io",
+                Ok((binary(v1), "channel.k8s.io")),
+            ),
             (exec.clone(), "websocket", "base64.channel.k8s.io", Ok((base64(v1), "base64.channel.k8s.io"))),
-            (exec.clone(), "websocket", "v4.base64.channel.k8s.io", Ok((base64(json), "v4.base64.channel.k8s.io"))),
+            (
+                exec.clone(),
+                "websocket",
+                "v4.base64.channel.k8s.io",
+                Ok((base64(json), "v4.base64.channel.k8s.io")),
+            ),
             (exec.clone(), "websocket", "", Ok((binary(v1), ""))),
             (exec.clone(), "websocket", "SPDY/3.1+portforward.k8s.io", Err(400)),
             (forward(&[]), "SPDY/3.1", "portforward.k8s.io", Ok((Framing::Spdy(v2), "portforward.k8s.io"))),
             (forward(&[]), "SPDY/3.1", "v4.channel.k8s.io", Err(403)),
             (forward(&[]), "websocket", "SPDY/3.1+portforward.k8s.io", Ok((Framing::Tunnel, FORWARD_TUNNEL))),
-            (forward(&[80]), "websocket", "v4.base64.channel.k8s.io", Ok((base64(v2), "v4.base64.channel.k8s.io"))),
+            (
+                forward(&[80]),
+                "websocket",
+                "v4.base64.channel.k8s.io",
+                Ok((base64(v2), "v4.base64.channel.k8s.io")),
+            ),
             (forward(&[80]), "websocket", "", Ok((binary(v2), ""))),
             (forward(&[]), "websocket", "v4.channel.k8s.io", Err(400)),
         ];

@@ -114,7 +114,8 @@ where
     match task {
         Task::Exec { container, command, wanted } => match framing {
             Framing::Spdy(version) => {
-                spdy::serve(connection, |c| remote::exec(pods, &container, command, wanted, version, c)).await;
+                spdy::serve(connection, |c| remote::exec(pods, &container, command, wanted, version, c))
+                    .await;
             }
             Framing::WebSocket(coding, version) => {
                 let handler = |c| remote::exec(pods, &container, command, wanted, version, c);

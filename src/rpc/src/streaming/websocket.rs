@@ -70,7 +70,8 @@ impl Opening {
 
     /// Every channel's first words, for the client; of those of exec and attach the first output's will do.
     fn greetings(&self) -> Vec<(u32, Bytes)> {
-        let open = (0_u32..).zip(&self.0).filter_map(|(id, c)| c.as_ref().map(|(_, said)| (id, said.clone())));
+        let open =
+            (0_u32..).zip(&self.0).filter_map(|(id, c)| c.as_ref().map(|(_, said)| (id, said.clone())));
         let all: Vec<_> = open.collect();
         match all.iter().all(|(_, said)| said.is_empty()) {
             true => all.into_iter().filter(|(id, _)| (1..=ERROR).contains(id)).take(1).collect(),
@@ -249,7 +250,6 @@ where
         () = pumps => {}
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -134,8 +134,7 @@ async fn a_slow_client_gets_all_of_what_an_ended_command_wrote() {
         }
     };
     let began = Instant::now();
-    let (bytes, ()) =
-        tokio::join!(slowly, output(Some(read), Some(channel.outgoing), Gone::Drain, &exited));
+    let (bytes, ()) = tokio::join!(slowly, output(Some(read), Some(channel.outgoing), Gone::Drain, &exited));
     assert_eq!(bytes, 4000);
     assert!(began.elapsed() < Duration::from_secs(60), "what holds the pipe is not waited for");
     drop(writing.join());

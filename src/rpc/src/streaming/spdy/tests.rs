@@ -156,11 +156,8 @@ async fn a_large_data_frame_is_passed_on_in_pieces_and_floods_are_answered_or_ig
         }
     };
     let mut answer = Vec::new();
-    let ((), (), _) = tokio::join!(
-        talk,
-        serve(server, handler),
-        async { read.read_to_end(&mut answer).await.unwrap() }
-    );
+    let ((), (), _) =
+        tokio::join!(talk, serve(server, handler), async { read.read_to_end(&mut answer).await.unwrap() });
     let (mut total, mut largest) = (0, 0);
     while let Some(size) = sizes.recv().await {
         total += size;
