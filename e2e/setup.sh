@@ -15,10 +15,12 @@ fail() {
 command -v dpkg-query >/dev/null || fail "this set-up knows Debian and its kin only; install what \`packages\` in e2e/setup.sh names by hand."
 
 # What is built with: gcc, pkg-config, libseccomp-dev (runc). What pods need: crun, containernetworking-plugins, iptables.
-# What the tests drive and look with: the rest. busybox is the dynamic one, busybox-static would not do.
+# What the tests drive and look with: the rest. busybox is the dynamic one, busybox-static would not do;
+# protobuf-compiler is for the independent CRI client of rpc's tests, openssl and skopeo for the image room's.
 packages="gcc libc6-dev make pkg-config libseccomp-dev git
-    crun containernetworking-plugins iptables
-    docker-registry busybox nftables iproute2 procps util-linux ca-certificates"
+    crun runc containernetworking-plugins iptables
+    docker-registry busybox nftables iproute2 procps util-linux ca-certificates
+    protobuf-compiler openssl skopeo"
 
 missing=
 for package in $packages; do
@@ -62,3 +64,11 @@ how="install a current Go (the package golang-go of Debian 12 is 1.19, too old; 
 command -v go >/dev/null || fail "go is missing; crictl and the peers are built with Go $go or later: $how"
 have=$(cd / && go env GOVERSION | sed 's/^go//')
 at_least "$have" "$go" || fail "go is $have, the tests' tools need Go $go or later: $how"
+
+# crun refuses a machine with cgroup v1 whose v2 hierarchy still holds a controller. Where that is hugetlb, mounting its
+# v1 hierarchy takes it away from there, until the next reboot.
+cgroups=/sys/fs/cgroup
+if [ -d $cgroups/memory ] && grep -qs hugetlb $cgroups/unified/cgroup.controllers && ! mountpoint -q $cgroups/hugetlb; then
+    mkdir -p $cgroups/hugetlb
+    mount -t cgroup -o hugetlb hugetlb $cgroups/hugetlb
+fi

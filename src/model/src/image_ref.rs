@@ -204,8 +204,25 @@ mod tests {
     fn nonsense_is_refused() {
         let long = "a".repeat(300);
         for bad in [
-            "", ":", "@", "a:", "A", "a//b", "a/../b", "-a", "a.", "a..b", "a___b", "x:y:z", "host:99999/a",
-            "a b", "a@sha256:12", "a:b/c:d e", "exa_mple.com:x/y", &long, "a:-tag",
+            "",
+            ":",
+            "@",
+            "a:",
+            "A",
+            "a//b",
+            "a/../b",
+            "-a",
+            "a.",
+            "a..b",
+            "a___b",
+            "x:y:z",
+            "host:99999/a",
+            "a b",
+            "a@sha256:12",
+            "a:b/c:d e",
+            "exa_mple.com:x/y",
+            &long,
+            "a:-tag",
         ] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad:?} was accepted");
         }

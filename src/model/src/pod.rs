@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::StringMap;
 use crate::resources::Resources;
 use crate::security::PodSecurity;
-use crate::StringMap;
 
 /// Who a sandbox is: two with the same identity are the same sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

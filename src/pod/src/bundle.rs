@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{Image, Images, Snapshots};
+use kernel::cgroup::Hierarchy;
 use kernel::{SysError, durable};
 use model::{
     Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, NamespaceMode, PodConfig, PodId, Signal,
@@ -112,8 +113,10 @@ pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Result<Sig
     match (config.stop_signal, of_image) {
         (Some(signal), _) => Ok(signal),
         (None, None) => Ok(Signal::TERM),
-        (None, Some(text)) => Signal::parse(text)
-            .map_err(|e| PodError::Invalid { field: "config.image.image", why: format!("its stop signal: {e}") }),
+        (None, Some(text)) => Signal::parse(text).map_err(|e| PodError::Invalid {
+            field: "config.image.image",
+            why: format!("its stop signal: {e}"),
+        }),
     }
 }
 
@@ -164,27 +167,54 @@ pub(crate) async fn undo(builder: &Builder, container: &ContainerId) -> Result<(
     .await
 }
 
+/// What a container has beside its bundle once it was started.
+#[derive(Clone, Debug)]
+pub(crate) struct Traces {
+    pub(crate) container: ContainerId,
+    pub(crate) cgroup: String,
+    /// What the OCI runtime keeps of it.
+    pub(crate) runtime_state: PathBuf,
+}
+
 /// Clears away what only a running container needs: what the OCI runtime keeps, and the mount.
-pub(crate) async fn clear(
-    builder: &Builder,
-    shim: Option<&Shim>,
-    container: &ContainerId,
-) -> Result<(), PodError> {
-    if let Some(shim) = shim {
-        match shim.delete(container).await {
-            Ok(()) => {}
-            // The shim is going or gone; what it would have deleted is deleted with the pod's cgroup.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotReady) => {}
-            Err(error) => return Err(PodError::container_step("delete", container, error)),
-        }
-    }
-    let (snapshots, rootfs, id) =
-        (Arc::clone(&builder.snapshots), builder.config.bundle(container).join("rootfs"), container.clone());
+pub(crate) async fn clear(builder: &Builder, shim: Option<&Shim>, traces: &Traces) -> Result<(), PodError> {
+    let deleted = match shim {
+        Some(shim) => match shim.delete(&traces.container).await {
+            Ok(()) => true,
+            // The shim is going or gone, or never knew it.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotReady) => false,
+            Err(error) => return Err(PodError::container_step("delete", &traces.container, error)),
+        },
+        None => false,
+    };
+    let (snapshots, traces) = (Arc::clone(&builder.snapshots), traces.clone());
+    let rootfs = builder.config.bundle(&traces.container).join("rootfs");
     blocking(move || {
-        let unmounted = snapshots.unmount(&rootfs);
-        unmounted.map_err(|e| PodError::container_step("unmount the root filesystem", &id, e))
+        let step = |step: &'static str| {
+            let container = traces.container.clone();
+            move |source| PodError::ContainerStep { step, container, source }
+        };
+        if !deleted {
+            traces.remove().map_err(step("remove what a lost shim left"))?;
+        }
+        let unmounted = snapshots.unmount(&rootfs).map_err(Cause::new);
+        unmounted.map_err(step("unmount the root filesystem"))
     })
     .await
+}
+
+impl Traces {
+    /// Does what the OCI runtime's `delete --force` would, when no shim is there to run it.
+    fn remove(&self) -> Result<(), Cause> {
+        let group = Hierarchy::detect().map_err(Cause::host)?.group(&self.cgroup);
+        group.kill().and_then(|()| group.remove()).map_err(Cause::host)?;
+        match fs::remove_dir_all(&self.runtime_state) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Cause::host(SysError::path("remove", &self.runtime_state, error)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Makes the directory that the log goes to.
@@ -227,12 +257,14 @@ impl Builder {
         let _timed = self.stages.time("spec");
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let config = &input.record.config;
-        let user = spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
+        let user =
+            spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mounts = prepare::mounts(config, &BTreeMap::new()).map_err(refused)?;
         let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
         let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
         let seccomp = spec::read_localhost(profile).map_err(refused)?;
-        let cgroups_path = cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
+        let cgroups_path =
+            cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
         let cgroups_path = cgroups_path.map_err(refused)?;
         let image = &input.image.config;
         let spec = spec::build(&SpecInput {
@@ -260,11 +292,13 @@ impl Builder {
             defaults: &self.defaults,
         })
         .map_err(refused)?;
+        prepare::make_missing(&mounts).map_err(refused)?;
         let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
         // Not synced: a reboot ends every container, and takes the bundles with it.
         durable::replace(&bundle.join("config.json"), &bytes, 0o600)
             .map_err(|e| step("write the specification")(Cause::host(e)))?;
-        let groups: BTreeSet<u32> = [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
+        let groups: BTreeSet<u32> =
+            [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
         let user = User { uid: user.uid, gid: user.gid, supplemental_groups: groups.into_iter().collect() };
         Ok(Bundle { user })
     }

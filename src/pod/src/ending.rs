@@ -41,7 +41,11 @@ impl Ending {
                 && let Err(error) = shim.kill(&self.container, self.signal, false).await
             {
                 // Already dead, or the shim is gone: the kill below finds out.
-                warn!(container.id = self.container.short(), error = model::chain(&error), "stop signal not sent");
+                warn!(
+                    container.id = self.container.short(),
+                    error = model::chain(&error),
+                    "stop signal not sent"
+                );
             }
             loop {
                 let ends = *grace.borrow_and_update();
@@ -91,7 +95,11 @@ impl Ending {
                 Ok(()) => return Ok(()),
                 Err(error) if model::Classify::kind(&error) == ErrorKind::NotFound => return Ok(()),
                 Err(error) => {
-                    warn!(container.id = self.container.short(), error = model::chain(&error), "kill through the shim");
+                    warn!(
+                        container.id = self.container.short(),
+                        error = model::chain(&error),
+                        "kill through the shim"
+                    );
                 }
             }
         }

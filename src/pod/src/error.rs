@@ -182,7 +182,9 @@ pub enum PodError {
         seconds: u64,
     },
     /// A command has ended, but what it left running holds its output open.
-    #[error("failed to drain exec process: command {command:?} in container {container} has ended, its output is held open")]
+    #[error(
+        "failed to drain exec process: command {command:?} in container {container} has ended, its output is held open"
+    )]
     ExecNotDrained {
         /// The container.
         container: ContainerId,
@@ -217,7 +219,9 @@ impl Classify for PodError {
             Self::PodExists { .. } | Self::ContainerExists { .. } => ErrorKind::Exists,
             Self::PodState { .. } | Self::ContainerState { .. } => ErrorKind::WrongState,
             Self::NotBuilt(_) => ErrorKind::Unsupported,
-            Self::PodStep { source, .. } | Self::ContainerStep { source, .. } | Self::Store(source) => source.kind,
+            Self::PodStep { source, .. } | Self::ContainerStep { source, .. } | Self::Store(source) => {
+                source.kind
+            }
             Self::AndUndo { first, .. } => first.kind(),
             Self::Stopping => ErrorKind::NotReady,
             Self::ExecTimeout { .. } | Self::ExecNotDrained { .. } => ErrorKind::Deadline,

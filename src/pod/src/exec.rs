@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::Pods;
 use crate::error::{Cause, PodError};
 use crate::spec::{self, Spec};
-use crate::state::{PodPhase};
+use crate::state::PodPhase;
 
 /// What a command wrote, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,13 +127,11 @@ impl Pods {
         let (stdout, stdout_end) = pipe_to_read().map_err(step)?;
         let (stderr, stderr_end) = pipe_to_read().map_err(step)?;
         let fds = ExecFds { stdin: None, stdout: Some(stdout_end), stderr: Some(stderr_end) };
-        let request =
-            ExecProcess { exec: exec.clone(), container: id.clone(), process, tty: false, timeout };
+        let request = ExecProcess { exec: exec.clone(), container: id.clone(), process, tty: false, timeout };
         shim.exec(request, fds).await.map_err(|e| PodError::container_step("exec", &id, e))?;
         let mut output = Collected::default();
         let exit = output.until_exit(stdout, stderr, shim.wait_exec(&exec)).await;
-        let (exit, drained): (ExecExit, bool) =
-            exit.map_err(|e| PodError::container_step("exec", &id, e))?;
+        let (exit, drained): (ExecExit, bool) = exit.map_err(|e| PodError::container_step("exec", &id, e))?;
         if exit.timed_out {
             let seconds = timeout.unwrap_or_default().as_secs();
             return Err(PodError::ExecTimeout { container: id, command: first_word, seconds });
@@ -154,7 +152,12 @@ impl Pods {
     ///
     /// # Errors
     /// When it cannot run.
-    pub async fn exec(&self, container: &str, command: Vec<String>, wanted: Wanted) -> Result<Session, PodError> {
+    pub async fn exec(
+        &self,
+        container: &str,
+        command: Vec<String>,
+        wanted: Wanted,
+    ) -> Result<Session, PodError> {
         let (status, shim) = self.running("exec in", container)?;
         let id = status.id;
         let step = |source| PodError::ContainerStep { step: "exec", container: id.clone(), source };
@@ -165,8 +168,13 @@ impl Pods {
         } else {
             pipes(wanted).map_err(step)?
         };
-        let request =
-            ExecProcess { exec: exec.clone(), container: id.clone(), process, tty: wanted.tty, timeout: None };
+        let request = ExecProcess {
+            exec: exec.clone(),
+            container: id.clone(),
+            process,
+            tty: wanted.tty,
+            timeout: None,
+        };
         let started = shim.exec(request, fds).await.map_err(|e| PodError::container_step("exec", &id, e))?;
         streams.terminal = started.terminal;
         Ok(Session { streams, shim, exec, container: id })

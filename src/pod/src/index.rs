@@ -100,7 +100,8 @@ where
         return Err(PodError::Invalid { field: "id", why: format!("the {what} id is empty") });
     }
     let from = (Bound::Included(prefix), Bound::Unbounded);
-    let mut found = table.range::<str, _>(from).take_while(|(key, _)| Borrow::<str>::borrow(*key).starts_with(prefix));
+    let mut found =
+        table.range::<str, _>(from).take_while(|(key, _)| Borrow::<str>::borrow(*key).starts_with(prefix));
     let first = found.next();
     match found.count() {
         0 => Ok(first),
@@ -116,7 +117,9 @@ mod tests {
     fn a_prefix_means_the_one_key_that_has_it() {
         let ids = [[0xab; 32], [0xac; 32], [0x10; 32]].map(PodId::from_bytes);
         let table: BTreeMap<PodId, ()> = ids.iter().map(|id| (id.clone(), ())).collect();
-        let find = |prefix: &str| by_prefix(&table, "pod sandbox", prefix).map(|found| found.map(|(id, ())| id.clone()));
+        let find = |prefix: &str| {
+            by_prefix(&table, "pod sandbox", prefix).map(|found| found.map(|(id, ())| id.clone()))
+        };
         assert_eq!(find("1").unwrap().as_ref(), Some(&ids[2]));
         assert_eq!(find("ab").unwrap().as_ref(), Some(&ids[0]));
         assert_eq!(find(ids[1].as_str()).unwrap().as_ref(), Some(&ids[1]));

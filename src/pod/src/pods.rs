@@ -27,6 +27,7 @@ use crate::index::Index;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
+use crate::stats::Sampler;
 use crate::sweep;
 use crate::time::now;
 
@@ -63,7 +64,12 @@ impl Pods {
         for record in &found.unreadable {
             error!(error = %record, "a record that cannot be read is left where it is");
         }
-        let bundles = bundle::Builder::new(Arc::clone(&config), rooms.images, rooms.snapshots, rooms.metrics.stages.clone())?;
+        let bundles = bundle::Builder::new(
+            Arc::clone(&config),
+            rooms.images,
+            rooms.snapshots,
+            rooms.metrics.stages.clone(),
+        )?;
         let sandboxes = sandbox::Builder {
             config,
             network: rooms.network,
@@ -77,7 +83,8 @@ impl Pods {
             events: Events::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
-            sampler: crate::stats::Sampler::default(),
+            sampler: Sampler::default(),
+            log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
         });
         let (done, recovered) = watch::channel(false);
         let pods = Self { host: Arc::clone(&host), recovered };
@@ -120,11 +127,14 @@ impl Pods {
         let config = Arc::new(config);
         let (handler, _) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
         loop {
-            let id = kernel::random::id_bytes().map(PodId::from_bytes).map_err(|e| PodError::Store(Cause::host(e)))?;
+            let id = kernel::random::id_bytes()
+                .map(PodId::from_bytes)
+                .map_err(|e| PodError::Store(Cause::host(e)))?;
             let record = self.new_record(&id, &config, &handler)?;
             let mut begun = None;
             let handle = self.host.index.claim(&config.identity, || {
-                let (driver, handle) = Driver::new(Arc::clone(&self.host), id.clone(), record, BTreeMap::new());
+                let (driver, handle) =
+                    Driver::new(Arc::clone(&self.host), id.clone(), record, BTreeMap::new());
                 begun = Some(driver);
                 (id, handle)
             });
@@ -141,10 +151,8 @@ impl Pods {
     fn new_record(&self, id: &PodId, config: &Arc<PodConfig>, handler: &str) -> Result<PodRecord, PodError> {
         let node = &self.host.sandboxes.config;
         let cgroup_parent = cgroups::parent(id, config, node);
-        let cgroup = cgroups::pod_cgroup(&cgroup_parent, node.cgroup_driver).map_err(|e| PodError::Invalid {
-            field: "config.linux.cgroup_parent",
-            why: model::chain(&e),
-        })?;
+        let cgroup = cgroups::pod_cgroup(&cgroup_parent, node.cgroup_driver)
+            .map_err(|e| PodError::Invalid { field: "config.linux.cgroup_parent", why: model::chain(&e) })?;
         let hierarchy = Hierarchy::detect().map_err(|e| PodError::Store(Cause::host(e)))?;
         Ok(PodRecord {
             config: Arc::clone(config),
@@ -245,7 +253,11 @@ impl Pods {
     ///
     /// # Errors
     /// What stopped it; nothing is left on the host then.
-    pub async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, PodError> {
+    pub async fn create_container(
+        &self,
+        pod: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, PodError> {
         let handle = self.host.index.pod(pod)?;
         match handle.ask(Request::Create(Arc::new(config))).await {
             Some(Ok(Outcome::Container(id))) => Ok(id),
@@ -280,7 +292,11 @@ impl Pods {
         self.end_container(id, Request::Remove).await
     }
 
-    async fn end_container(&self, id: &str, ask: impl FnOnce(ContainerId) -> Request) -> Result<(), PodError> {
+    async fn end_container(
+        &self,
+        id: &str,
+        ask: impl FnOnce(ContainerId) -> Request,
+    ) -> Result<(), PodError> {
         let (container, handle) = match self.host.index.container(id) {
             Ok(found) => found,
             Err(PodError::ContainerNotFound(_)) => return Ok(()),

@@ -62,9 +62,12 @@ impl Job {
     pub(crate) fn container(&self) -> Option<&ContainerId> {
         match self {
             Self::Run | Self::StopPod | Self::RemovePod => None,
-            Self::Create(id) | Self::Start(id) | Self::Stop(id) | Self::Remove(id) | Self::Update(id) | Self::Reap(id) => {
-                Some(id)
-            }
+            Self::Create(id)
+            | Self::Start(id)
+            | Self::Stop(id)
+            | Self::Remove(id)
+            | Self::Update(id)
+            | Self::Reap(id) => Some(id),
         }
     }
 }
@@ -73,11 +76,15 @@ impl Job {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Ask {
     /// RunPodSandbox, and whether it is the request that this pod was made from.
-    Run { same_request: bool },
+    Run {
+        same_request: bool,
+    },
     StopPod,
     RemovePod,
     /// CreateContainer of an identity: the container that has it and whether it was made from the same request.
-    Create { taken: Option<(ContainerId, bool)> },
+    Create {
+        taken: Option<(ContainerId, bool)>,
+    },
     Start(ContainerId),
     Stop(ContainerId),
     Remove(ContainerId),
@@ -95,7 +102,7 @@ pub(crate) enum Verdict {
     Done,
     /// Keep it, and ask again when some work has ended.
     Keep,
-    /// As `Keep`, and let the grace of these stops end now.
+    /// As `Keep`, and let the grace of these stops end now, and break these starts off.
     Hasten(Vec<Job>),
     /// As `Keep`, and begin a stop without grace.
     KillFirst,
@@ -162,11 +169,12 @@ fn remove_pod(facts: &Facts) -> Verdict {
     when_quiet(facts)
 }
 
-/// The end of a pod begins when nothing else is under way; graces of stops are cut short for it.
+/// The end of a pod begins when nothing else is under way; what could take long is cut short for it.
 fn when_quiet(facts: &Facts) -> Verdict {
-    let stops: Vec<Job> = facts.jobs.iter().filter(|job| matches!(job, Job::Stop(_))).cloned().collect();
-    if !stops.is_empty() {
-        Verdict::Hasten(stops)
+    let long = |job: &&Job| matches!(job, Job::Stop(_) | Job::Start(_));
+    let long: Vec<Job> = facts.jobs.iter().filter(long).cloned().collect();
+    if !long.is_empty() {
+        Verdict::Hasten(long)
     } else if facts.jobs.is_empty() {
         Verdict::Begin
     } else {
@@ -203,14 +211,19 @@ fn start(facts: &Facts, id: &ContainerId) -> Verdict {
         Some(ContainerFact::Created) if open(facts) => Verdict::Begin,
         Some(ContainerFact::Created) => Verdict::Refuse(Refusal::PodState),
         Some(
-            ContainerFact::Starting | ContainerFact::Running | ContainerFact::Exited | ContainerFact::Removing,
+            ContainerFact::Starting
+            | ContainerFact::Running
+            | ContainerFact::Exited
+            | ContainerFact::Removing,
         ) => Verdict::Refuse(Refusal::ContainerState),
     }
 }
 
 fn stop(facts: &Facts, id: &ContainerId) -> Verdict {
     match facts.containers.get(id) {
-        None | Some(ContainerFact::Creating | ContainerFact::Created | ContainerFact::Exited) => Verdict::Done,
+        None | Some(ContainerFact::Creating | ContainerFact::Created | ContainerFact::Exited) => {
+            Verdict::Done
+        }
         Some(ContainerFact::Starting) => Verdict::Keep,
         Some(ContainerFact::Removing) => Verdict::Done,
         Some(ContainerFact::Running) => {
@@ -238,10 +251,13 @@ fn remove(facts: &Facts, id: &ContainerId) -> Verdict {
     if facts.jobs.contains(&Job::RemovePod) {
         return Verdict::Join(Job::RemovePod);
     }
-    let stop = Job::Stop(id.clone());
+    let long: Vec<Job> = [Job::Stop(id.clone()), Job::Start(id.clone())]
+        .into_iter()
+        .filter(|j| facts.jobs.contains(j))
+        .collect();
     match facts.containers.get(id) {
         None => Verdict::Done,
-        Some(_) if facts.jobs.contains(&stop) => Verdict::Hasten(vec![stop]),
+        Some(_) if !long.is_empty() => Verdict::Hasten(long),
         Some(_) if busy(facts, id) => Verdict::Keep,
         Some(ContainerFact::Running) => Verdict::KillFirst,
         Some(_) => Verdict::Begin,

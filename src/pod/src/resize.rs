@@ -39,7 +39,8 @@ impl Resize {
             let container = self.container.clone();
             move |source| PodError::ContainerStep { step, container, source }
         };
-        let limits = spec::limits(&merged, "linux", self.host.bundles.facts()).map_err(|e| step("update the resources")(Cause::new(e)))?;
+        let limits = spec::limits(&merged, "linux", self.host.bundles.facts())
+            .map_err(|e| step("update the resources")(Cause::new(e)))?;
         if self.running {
             let hierarchy = Hierarchy::detect().map_err(|e| step("find the cgroup")(Cause::host(e)))?;
             let applied = hierarchy.group(&self.cgroup).apply(&limits);
@@ -90,6 +91,9 @@ mod tests {
         let now = Resources { cpu_shares: 512, memory_limit: 1 << 20, ..Resources::default() };
         let wanted = Resources { memory_limit: 2 << 20, cpuset_cpus: "0".to_owned(), ..Resources::default() };
         let merged = merged(&now, &wanted);
-        assert_eq!((merged.cpu_shares, merged.memory_limit, merged.cpuset_cpus.as_str()), (512, 2 << 20, "0"));
+        assert_eq!(
+            (merged.cpu_shares, merged.memory_limit, merged.cpuset_cpus.as_str()),
+            (512, 2 << 20, "0")
+        );
     }
 }

@@ -124,7 +124,8 @@ impl Site<'_> {
     pub(crate) async fn make(&self) -> Result<Made, NotMade> {
         let mut made = Made::default();
         for stage in plan(self.pod_config) {
-            let products = futures_util::future::join_all(stage.iter().map(|step| self.make_step(*step))).await;
+            let products =
+                futures_util::future::join_all(stage.iter().map(|step| self.make_step(*step))).await;
             let mut failed = None;
             for product in products {
                 match product {
@@ -204,7 +205,7 @@ impl Site<'_> {
             Step::Directory => {
                 let dir = self.paths().dir().to_owned();
                 self.on_host(step, move || files::remove_directory(&dir)).await.map(drop)
-            },
+            }
             Step::Cgroup => self.on_host(step, files::remove_cgroup(self)).await.map(drop),
             Step::Namespaces => self.on_host(step, namespaces::undo(self)).await.map(drop),
             // They lie in the directory and go with it.
@@ -222,10 +223,13 @@ impl Site<'_> {
     /// Ends the shim, wherever its start or its life stood.
     async fn end_shim(&self) -> Result<(), PodError> {
         let failed = |e: ShimError| PodError::pod_step("end the shim", self.pod, e);
-        match self.builder.shims.connect(self.pod).await {
-            Ok(shim) => shim.shutdown().await.map_err(failed)?,
-            Err(ShimError::NotRunning { .. }) => {}
-            Err(error) => return Err(failed(error)),
+        // Ended is only what does not answer: a connection that was lost in the middle proves nothing.
+        loop {
+            match self.builder.shims.connect(self.pod).await {
+                Ok(shim) => shim.shutdown().await.map_err(failed)?,
+                Err(ShimError::NotRunning { .. }) => break,
+                Err(error) => return Err(failed(error)),
+            }
         }
         let (root, pod) = (self.builder.config.root.clone(), self.pod.clone());
         let forget = tokio::task::spawn_blocking(move || shim_client::forget_exits(&root, &pod)).await;

@@ -33,11 +33,12 @@ pub(crate) async fn sweep(host: &Arc<Host>) {
             warn!(container.id = container.short(), error = model::chain(&error), "left where it is");
         }
     }
+    // Plugins undo less once the namespace is gone: they come first.
+    let live: Vec<PodId> = pods.iter().cloned().collect();
+    host.sandboxes.network.collect(&live).await;
     for pod in pod_dirs.into_iter().filter(|id| !pods.contains(id)) {
         remove_pod_dir(host, &pod).await;
     }
-    let live: Vec<PodId> = pods.into_iter().collect();
-    host.sandboxes.network.collect(&live).await;
 }
 
 async fn remove_pod_dir(host: &Arc<Host>, pod: &PodId) {

@@ -83,7 +83,8 @@ fn retries_join_and_strangers_are_refused() {
     runtime.block_on(async {
         let pods = node.open().await;
         let runs = (0..5).map(|_| pods.run_pod(pod_config("a", 0)));
-        let ids: Vec<_> = futures_util::future::join_all(runs).await.into_iter().map(Result::unwrap).collect();
+        let ids: Vec<_> =
+            futures_util::future::join_all(runs).await.into_iter().map(Result::unwrap).collect();
         assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
         assert_eq!(node.network.calls().0, 1, "one ADD for five requests");
         let other = PodConfig { hostname: "other".to_owned(), ..pod_config("a", 0) };
@@ -98,7 +99,8 @@ fn retries_join_and_strangers_are_refused() {
         // A client that hangs up aborts nothing.
         let hung_up = pods.run_pod(pod_config("b", 0));
         assert!(tokio::time::timeout(Duration::from_micros(1), hung_up).await.is_err());
-        let finished = node::until(|| pods.list().iter().find(|v| v.pod.config.identity.name == "b").cloned()).await;
+        let finished =
+            node::until(|| pods.list().iter().find(|v| v.pod.config.identity.name == "b").cloned()).await;
         assert_eq!(pods.run_pod(pod_config("b", 0)).await.unwrap(), finished.pod.id);
         for id in [ids[0].clone(), finished.pod.id.clone()] {
             pods.remove_pod(id.as_str()).await.unwrap();
@@ -153,7 +155,8 @@ fn a_dead_shim_ends_its_pod() {
         })
         .await;
         assert_eq!((exit.code, exit.reason.as_str()), (255, "Unknown"));
-        let stopped = node::until(|| Some(pods.pod(pod.as_str()).unwrap()).filter(|v| v.pod.ips.is_empty())).await;
+        let stopped =
+            node::until(|| Some(pods.pod(pod.as_str()).unwrap()).filter(|v| v.pod.ips.is_empty())).await;
         node::until(|| match &pods.pod(stopped.pod.id.as_str()).unwrap().pod.phase {
             PodPhase::NotReady { why } => Some(assert!(why.contains("shim"), "{why}")),
             _ => None,
@@ -174,7 +177,11 @@ fn restarts_in_the_middle_of_everything_leave_nothing() {
     for round in 0..12 {
         let faulty = round % 3 != 0;
         let often = if faulty { 0.1 } else { 0.0 };
-        node.network.set_faults(fake::Faults { add_fails: often, del_fails: often, ..fake::Faults::default() });
+        node.network.set_faults(fake::Faults {
+            add_fails: often,
+            del_fails: often,
+            ..fake::Faults::default()
+        });
         let per_mille = if faulty { 40 } else { 0 };
         node.shims.set_faults(shim_client::fake::Faults {
             slow: 100,
@@ -189,7 +196,8 @@ fn restarts_in_the_middle_of_everything_leave_nothing() {
         let cut = Duration::from_millis(20 + random.below(400));
         runtime.block_on(async {
             let pods = node.open().await;
-            let work = seeds.into_iter().enumerate().map(|(n, seed)| churn(&pods, n, round, Random(seed | 1)));
+            let work =
+                seeds.into_iter().enumerate().map(|(n, seed)| churn(&pods, n, round, Random(seed | 1)));
             let _ = tokio::time::timeout(cut, futures_util::future::join_all(work)).await;
         });
         // No drain, no goodbye.
@@ -225,7 +233,9 @@ async fn churn(pods: &pod::Pods, client: usize, round: u32, mut random: Random) 
                 let _ = pods.start_container(container.as_str()).await;
             }
             match random.below(4) {
-                0 => drop(pods.stop_container(container.as_str(), Duration::from_millis(random.below(30))).await),
+                0 => drop(
+                    pods.stop_container(container.as_str(), Duration::from_millis(random.below(30))).await,
+                ),
                 1 => drop(pods.remove_container(container.as_str()).await),
                 _ => {}
             }

@@ -314,7 +314,10 @@ impl World {
                 return Fate::Answer(Box::new(Err(failure)));
             }
             if self.chance(lose_answer) {
-                let _ = self.perform(pod, body);
+                let ends = matches!(body, RequestBody::Shutdown);
+                if self.perform(pod, body).is_ok() && ends {
+                    self.crash(pod);
+                }
                 return Fate::LoseAnswer;
             }
         }

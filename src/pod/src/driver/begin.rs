@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Driver, Product, Request, Waiter};
-use crate::bundle;
+use crate::bundle::{self, Traces};
 use crate::cgroups;
 use crate::config::CgroupDriver;
 use crate::ending::{Ending, kill_cgroup};
@@ -81,15 +81,15 @@ impl Driver {
         self.publish();
         let (host, id, record) = (Arc::clone(&self.host), self.id.clone(), self.record.clone());
         let endings = self.endings();
-        let containers: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        let containers: Vec<Traces> = self.containers.keys().filter_map(|id| self.traces(id)).collect();
         let shim = self.shim.borrow().clone();
         self.spawn(Job::RemovePod, async move {
             Product::Plain(
                 async {
                     end_all(endings).await?;
-                    for container in &containers {
-                        bundle::clear(&host.bundles, shim.as_ref(), container).await?;
-                        bundle::undo(&host.bundles, container).await?;
+                    for traces in &containers {
+                        bundle::clear(&host.bundles, shim.as_ref(), traces).await?;
+                        bundle::undo(&host.bundles, &traces.container).await?;
                     }
                     site(&host, &id, &record).undo().await
                 }
@@ -228,7 +228,11 @@ impl Driver {
                 && let Err(error) = kill_cgroup(&container, &cgroup).await
             {
                 // An answer that never came may have been "started".
-                warn!(container.id = container.short(), error = model::chain(&error), "kill what may have started");
+                warn!(
+                    container.id = container.short(),
+                    error = model::chain(&error),
+                    "kill what may have started"
+                );
             }
             Product::Started(started)
         });
@@ -261,13 +265,14 @@ impl Driver {
             }
             return Err(error);
         }
-        let (host, shim, container) = (Arc::clone(&self.host), self.shim.borrow().clone(), id.clone());
+        let Some(traces) = self.traces(&id) else { return Err(PodError::ContainerNotFound(id.to_string())) };
+        let (host, shim) = (Arc::clone(&self.host), self.shim.borrow().clone());
         // One that never ran is unknown to the shim, and one that did was cleared away when it exited.
         self.spawn(Job::Remove(id.clone()), async move {
             Product::Plain(
                 async {
-                    bundle::clear(&host.bundles, shim.as_ref(), &container).await?;
-                    bundle::undo(&host.bundles, &container).await
+                    bundle::clear(&host.bundles, shim.as_ref(), &traces).await?;
+                    bundle::undo(&host.bundles, &traces.container).await
                 }
                 .await,
             )
@@ -294,14 +299,26 @@ impl Driver {
 
     /// Clears away after an exit, beside everything else.
     pub(super) fn begin_reap(&mut self, id: ContainerId) {
-        let (host, shim, container) = (Arc::clone(&self.host), self.shim.borrow().clone(), id.clone());
+        let Some(traces) = self.traces(&id) else { return };
+        let (host, shim) = (Arc::clone(&self.host), self.shim.borrow().clone());
         self.spawn(Job::Reap(id), async move {
             // What fails here is tried again by the removal, which reports it.
-            if let Err(error) = bundle::clear(&host.bundles, shim.as_ref(), &container).await {
-                warn!(container.id = container.short(), error = model::chain(&error), "not cleared away yet");
+            if let Err(error) = bundle::clear(&host.bundles, shim.as_ref(), &traces).await {
+                let id = traces.container.short();
+                warn!(container.id = id, error = model::chain(&error), "not cleared away yet");
             }
             Product::Reaped
         });
+    }
+
+    /// What a container may have left outside of its bundle.
+    pub(super) fn traces(&self, id: &ContainerId) -> Option<Traces> {
+        let runtime_root = self.host.sandboxes.config.runtime_root(&self.record.handler);
+        Some(Traces {
+            container: id.clone(),
+            cgroup: self.containers.get(id)?.cgroup.clone(),
+            runtime_state: runtime_root.join(id),
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use model::ContainerId;
 use shim_client::{Event, Events, ExitRecord, Phase, Shim, ShimError};
+use tokio::sync::broadcast::error::RecvError;
 use tracing::{info, warn};
 
 use super::Driver;
@@ -26,15 +27,24 @@ pub(super) enum Said {
     Lost,
 }
 
+/// A connection to the shim, and what it says.
+pub(super) struct Heard {
+    shim: Shim,
+    events: Events,
+}
+
 /// The next thing that the shim says; never, where there is none.
-pub(super) async fn next(events: &mut Option<Events>) -> Said {
-    match events {
-        Some(events) => match events.recv().await {
+pub(super) async fn next(heard: &mut Option<Heard>) -> Said {
+    let Some(Heard { shim, events }) = heard else { return future::pending().await };
+    tokio::select! {
+        // What was said before the connection was lost comes first.
+        biased;
+        event = events.recv() => match event {
             Ok(event) => Said::Event(event),
-            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => Said::Missed,
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => Said::Lost,
+            Err(RecvError::Lagged(_)) => Said::Missed,
+            Err(RecvError::Closed) => Said::Lost,
         },
-        None => future::pending().await,
+        () = shim.closed() => Said::Lost,
     }
 }
 
@@ -57,11 +67,17 @@ impl Driver {
     /// A container's process has ended, and its shim has the record on disk.
     pub(super) async fn exited(&mut self, id: ContainerId, record: ExitRecord) {
         match self.containers.get(&id).map(|container| &container.phase) {
-            Some(ContainerPhase::Running { .. }) => self.ended(id, exit_of(&record)).await,
+            Some(ContainerPhase::Running { .. }) => self.ended_so(&record).await,
             // Its start has not been told yet: first things first.
             Some(ContainerPhase::Starting) => drop(self.early_exits.insert(id, record)),
             _ => {}
         }
+    }
+
+    /// Makes what a shim recorded the container's state.
+    pub(super) async fn ended_so(&mut self, record: &ExitRecord) {
+        self.host.log_dropped_bytes.add(record.log_bytes_dropped);
+        self.ended(record.container.clone(), exit_of(record)).await;
     }
 
     /// Makes an exit the container's state, and clears away after it.
@@ -69,6 +85,7 @@ impl Driver {
         let Some(container) = self.containers.get_mut(&id) else { return };
         info!(container.id = id.short(), code = exit.code, reason = exit.reason.as_str(), "container ended");
         container.phase = ContainerPhase::Exited(exit);
+        self.host.sampler.forget(&container.cgroup);
         self.commit_fact(self.container_change(&id)).await;
         let view = self.publish();
         self.tell(&id, EventKind::Stopped, &view);
@@ -77,12 +94,12 @@ impl Driver {
 
     /// Takes a connection to the shim, and hears it from now on.
     pub(super) fn take_shim(&mut self, shim: Shim) {
-        self.shim_events = Some(shim.events());
+        self.heard = Some(Heard { events: shim.events(), shim: shim.clone() });
         self.shim.send_replace(Some(shim));
     }
 
     fn drop_shim(&mut self) {
-        self.shim_events = None;
+        self.heard = None;
         self.shim.send_replace(None);
     }
 
@@ -141,7 +158,9 @@ impl Driver {
     /// Containers that ran, as far as the records say.
     fn unwatched(&self) -> Vec<ContainerId> {
         let starting = |id: &ContainerId| self.running.values().any(|job| *job == Job::Start(id.clone()));
-        let runs = |phase: &ContainerPhase| matches!(phase, ContainerPhase::Running { .. } | ContainerPhase::Starting);
+        let runs = |phase: &ContainerPhase| {
+            matches!(phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
+        };
         // One whose start is under way is told by its job, which has lost the shim too.
         self.containers
             .iter()
@@ -176,7 +195,7 @@ impl Driver {
                 matches!(container.phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
             });
             if runs {
-                self.ended(id, exit_of(&record)).await;
+                self.ended_so(&record).await;
             }
         }
     }
@@ -195,7 +214,7 @@ impl Driver {
 }
 
 /// A shim's record in CRI's words.
-pub(super) fn exit_of(record: &ExitRecord) -> Exit {
+fn exit_of(record: &ExitRecord) -> Exit {
     let reason = match record.code {
         _ if record.oom => ExitReason::OomKilled,
         0 => ExitReason::Completed,
@@ -203,7 +222,8 @@ pub(super) fn exit_of(record: &ExitRecord) -> Exit {
     };
     let message = match record.signal {
         Some(signal) => {
-            let name = model::Signal::from_number(signal).map_or_else(|| signal.to_string(), |s| s.to_string());
+            let name =
+                model::Signal::from_number(signal).map_or_else(|| signal.to_string(), |s| s.to_string());
             format!("killed by {name}")
         }
         None => String::new(),

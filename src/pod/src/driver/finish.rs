@@ -54,9 +54,8 @@ impl Driver {
 
     async fn ran(&mut self, made: Made) -> super::Answer {
         self.record.phase = PodPhase::Ready;
-        self.record.network = made
-            .attached
-            .map(|attached| NetworkRecord { ips: attached.ips, result: attached.result });
+        self.record.network =
+            made.attached.map(|attached| NetworkRecord { ips: attached.ips, result: attached.result });
         if let Err(error) = self.commit([self.pod_change()]).await {
             // What the store does not hold does not exist: undo it.
             self.record.phase = PodPhase::Creating;
@@ -113,6 +112,7 @@ impl Driver {
         }
         self.tell(&self.id, EventKind::Deleted, &view);
         self.host.index.forget(&self.id);
+        self.host.sampler.forget(&self.record.cgroup);
         self.gone = true;
         info!("pod sandbox removed");
         Ok(Outcome::Done)

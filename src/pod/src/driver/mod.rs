@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::limits::POD_QUEUE_MAX;
-use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
+use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal};
 use shim_client::Shim;
+use telemetry::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, error, info_span};
+use tracing::{Instrument as _, error, info_span, warn};
 
 use crate::bundle;
 use crate::error::PodError;
@@ -31,6 +32,7 @@ use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdi
 use crate::records::{Change, ContainerRecord, NetworkRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodStatus, PodView};
+use crate::stats::Sampler;
 use crate::time::now;
 
 /// What every driver works with.
@@ -43,7 +45,9 @@ pub(crate) struct Host {
     /// Work under way, so that a service that stops can wait for it.
     pub(crate) jobs: TaskTracker,
     /// CPU rates, for those who ask for statistics.
-    pub(crate) sampler: crate::stats::Sampler,
+    pub(crate) sampler: Sampler,
+    /// Output that never reached a log, for want of disk space.
+    pub(crate) log_dropped_bytes: Counter,
 }
 
 /// What is asked of a pod, with all that it takes to do it.
@@ -58,7 +62,10 @@ pub(crate) enum Request {
     Remove(ContainerId),
     Update(ContainerId, Resources),
     /// UpdatePodSandboxResources: overhead and resources, kept and reported.
-    UpdatePod { overhead: Option<Resources>, resources: Option<Resources> },
+    UpdatePod {
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    },
 }
 
 /// What came of it.
@@ -125,7 +132,8 @@ pub(crate) struct Driver {
     inbox: mpsc::Receiver<(Request, Waiter)>,
     view: watch::Sender<Arc<PodView>>,
     shim: watch::Sender<Option<Shim>>,
-    shim_events: Option<shim_client::Events>,
+    /// What the shim tells, while there is one.
+    heard: Option<exits::Heard>,
     work: JoinSet<Finished>,
     running: HashMap<task::Id, Job>,
     waiting: HashMap<Job, Vec<Waiter>>,
@@ -161,7 +169,7 @@ impl Driver {
             inbox,
             view,
             shim,
-            shim_events: None,
+            heard: None,
             work: JoinSet::new(),
             running: HashMap::new(),
             waiting: HashMap::new(),
@@ -197,7 +205,7 @@ impl Driver {
         tokio::select! {
             Some((request, waiter)) = self.inbox.recv() => self.handle(request, waiter).await,
             Some(joined) = self.work.join_next_with_id() => self.joined(joined).await,
-            event = exits::next(&mut self.shim_events) => self.shim_said(event).await,
+            event = exits::next(&mut self.heard) => self.shim_said(event).await,
         }
     }
 
@@ -231,9 +239,13 @@ impl Driver {
             }
             Verdict::Done => self.answer(waiter, Ok(self.outcome(&ask))),
             Verdict::Keep => self.keep(request, waiter),
-            Verdict::Hasten(stops) => {
-                for id in stops.iter().filter_map(Job::container) {
-                    self.shorten(id, Duration::ZERO);
+            Verdict::Hasten(jobs) => {
+                for job in jobs {
+                    match job {
+                        Job::Stop(id) => self.shorten(&id, Duration::ZERO),
+                        Job::Start(id) => self.break_off(id),
+                        _ => {}
+                    }
                 }
                 self.keep(request, waiter);
             }
@@ -274,6 +286,16 @@ impl Driver {
         }
     }
 
+    /// Breaks off a start, beside everything else: its job fails then.
+    fn break_off(&self, id: ContainerId) {
+        let Some(shim) = self.shim.borrow().clone() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = shim.kill(&id, Signal::KILL, true).await {
+                warn!(container.id = id.short(), error = model::chain(&error), "break off a start");
+            }
+        });
+    }
+
     /// A request as the policy sees it; `None` for what needs no policy.
     fn as_ask(&self, request: &Request) -> Option<Ask> {
         Some(match request {
@@ -307,7 +329,11 @@ impl Driver {
                 PodPhase::NotReady { .. } => PodFact::NotReady,
                 PodPhase::Removing => PodFact::Removing,
             },
-            containers: self.containers.iter().map(|(id, record)| (id.clone(), fact(&record.phase))).collect(),
+            containers: self
+                .containers
+                .iter()
+                .map(|(id, record)| (id.clone(), fact(&record.phase)))
+                .collect(),
             jobs: self.running.values().cloned().collect(),
             end_is_asked_for: self.end_is_asked_for,
         }
@@ -367,11 +393,13 @@ impl Driver {
                 id: self.id.clone(),
                 why,
             },
-            (Refusal::ContainerState, Request::Start(id) | Request::Update(id, _)) => PodError::ContainerState {
-                attempt,
-                container: id.clone(),
-                state: self.containers.get(id).map_or("gone", |record| record.phase.word()),
-            },
+            (Refusal::ContainerState, Request::Start(id) | Request::Update(id, _)) => {
+                PodError::ContainerState {
+                    attempt,
+                    container: id.clone(),
+                    state: self.containers.get(id).map_or("gone", |record| record.phase.word()),
+                }
+            }
             (Refusal::NoContainer, Request::Start(id) | Request::Update(id, _)) => {
                 PodError::ContainerNotFound(id.to_string())
             }

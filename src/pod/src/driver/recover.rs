@@ -14,8 +14,8 @@ use model::ContainerId;
 use shim_client::{Phase, Shim, ShimError};
 use tracing::{info, warn};
 
-use super::begin::site;
 use super::Driver;
+use super::begin::site;
 use crate::bundle;
 use crate::events::EventKind;
 use crate::queue::Job;
@@ -32,16 +32,17 @@ impl Driver {
         if self.record.phase == PodPhase::Creating {
             return self.undo_creation().await;
         }
-        self.undo_half_made_containers().await;
         match self.host.sandboxes.shims.connect(&self.id).await {
             Ok(shim) => {
                 self.take_shim(shim.clone());
+                self.undo_half_made_containers(Some(&shim)).await;
                 self.compare(&shim).await;
             }
             Err(error) => {
                 if !matches!(error, ShimError::NotRunning { .. }) {
                     warn!(error = model::chain(&error), "the shim does not answer");
                 }
+                self.undo_half_made_containers(None).await;
                 self.shim_died().await;
             }
         }
@@ -61,7 +62,7 @@ impl Driver {
     }
 
     /// Containers whose creation or removal was cut short.
-    async fn undo_half_made_containers(&mut self) {
+    async fn undo_half_made_containers(&mut self, shim: Option<&Shim>) {
         let half: Vec<ContainerId> = self
             .containers
             .iter()
@@ -71,13 +72,15 @@ impl Driver {
             .map(|(id, _)| id.clone())
             .collect();
         for id in half {
-            let undone = match bundle::clear(&self.host.bundles, None, &id).await {
+            let Some(traces) = self.traces(&id) else { continue };
+            let undone = match bundle::clear(&self.host.bundles, shim, &traces).await {
                 Ok(()) => bundle::undo(&self.host.bundles, &id).await,
                 failed => failed,
             };
             match undone {
                 Ok(()) => {
-                    let told = self.containers.remove(&id).is_some_and(|r| r.phase != ContainerPhase::Creating);
+                    let told =
+                        self.containers.remove(&id).is_some_and(|r| r.phase != ContainerPhase::Creating);
                     self.commit_fact([Change::ForgetContainer(id.clone())]).await;
                     self.host.index.forget_container(&id);
                     if told {
@@ -111,7 +114,7 @@ impl Driver {
                     let was = self.containers.get(&id).map(|record| record.phase.clone());
                     let _ = self.started_meanwhile(&id, started, was).await;
                 }
-                Some(Phase::Exited(record)) => self.ended(id, super::exits::exit_of(&record)).await,
+                Some(Phase::Exited(record)) => self.ended_so(&record).await,
                 Some(Phase::Starting) | None => {
                     let reason = ExitReason::StartError;
                     let message = "the service was restarted while it was being started".to_owned();

@@ -93,7 +93,9 @@ impl Sim {
 
     /// Some work ends, well or badly.
     fn end_one(&mut self, which: usize, well: bool) {
-        let Some(job) = self.facts.jobs.iter().nth(which % self.facts.jobs.len().max(1)).cloned() else { return };
+        let Some(job) = self.facts.jobs.iter().nth(which % self.facts.jobs.len().max(1)).cloned() else {
+            return;
+        };
         self.facts.jobs.remove(&job);
         match (&job, well) {
             (Job::Run, true) => self.facts.pod = PodFact::Ready,
@@ -228,11 +230,19 @@ fn each_request_in_the_states_that_matter() {
         // Stop of what does not run is success; of what is starting waits; twice joins.
         (P::Ready, C::Created, vec![], Ask::Stop(id(1)), Verdict::Done),
         (P::Ready, C::Exited, vec![], Ask::Stop(id(1)), Verdict::Done),
-        (P::Ready, C::Starting, vec![start], Ask::Stop(id(1)), Verdict::Keep),
+        (P::Ready, C::Starting, vec![start.clone()], Ask::Stop(id(1)), Verdict::Keep),
         (P::Ready, C::Running, vec![stop.clone()], Ask::Stop(id(1)), Verdict::Join(stop.clone())),
         // Remove of what runs kills it first, and cuts a stop's grace short.
         (P::Ready, C::Running, vec![], Ask::Remove(id(1)), Verdict::KillFirst),
         (P::Ready, C::Running, vec![stop.clone()], Ask::Remove(id(1)), Verdict::Hasten(vec![stop.clone()])),
+        (
+            P::Ready,
+            C::Starting,
+            vec![start.clone()],
+            Ask::Remove(id(1)),
+            Verdict::Hasten(vec![start.clone()]),
+        ),
+        (P::Ready, C::Starting, vec![start.clone()], Ask::StopPod, Verdict::Hasten(vec![start.clone()])),
         (P::Ready, C::Exited, vec![reap], Ask::Remove(id(1)), Verdict::Keep),
         (P::Ready, C::Exited, vec![], Ask::Remove(id(1)), Verdict::Begin),
         (P::Ready, C::Exited, vec![], Ask::Remove(id(2)), Verdict::Done),
@@ -242,13 +252,35 @@ fn each_request_in_the_states_that_matter() {
         (P::NotReady, C::Exited, vec![], Ask::StopPod, Verdict::Done),
         (P::Stopping, C::Exited, vec![], Ask::StopPod, Verdict::Begin),
         (P::Stopping, C::Running, vec![Job::StopPod], Ask::RemovePod, Verdict::Keep),
-        (P::Stopping, C::Running, vec![Job::StopPod], Ask::Create { taken: None }, Verdict::Refuse(R::PodState)),
+        (
+            P::Stopping,
+            C::Running,
+            vec![Job::StopPod],
+            Ask::Create { taken: None },
+            Verdict::Refuse(R::PodState),
+        ),
         // Create again.
         (P::Ready, C::Created, vec![], Ask::Create { taken: Some((id(1), true)) }, Verdict::Done),
-        (P::Ready, C::Exited, vec![], Ask::Create { taken: Some((id(1), true)) }, Verdict::Refuse(R::PastThat)),
-        (P::Ready, C::Created, vec![], Ask::Create { taken: Some((id(1), false)) }, Verdict::Refuse(R::OtherRequest)),
+        (
+            P::Ready,
+            C::Exited,
+            vec![],
+            Ask::Create { taken: Some((id(1), true)) },
+            Verdict::Refuse(R::PastThat),
+        ),
+        (
+            P::Ready,
+            C::Created,
+            vec![],
+            Ask::Create { taken: Some((id(1), false)) },
+            Verdict::Refuse(R::OtherRequest),
+        ),
     ];
     for (pod, container, jobs, ask, verdict) in rows {
-        assert_eq!(decide(&facts(pod, container, &jobs), &ask), verdict, "{pod:?} {container:?} {jobs:?} {ask:?}");
+        assert_eq!(
+            decide(&facts(pod, container, &jobs), &ask),
+            verdict,
+            "{pod:?} {container:?} {jobs:?} {ask:?}"
+        );
     }
 }

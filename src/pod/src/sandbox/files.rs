@@ -51,7 +51,11 @@ pub(super) fn make_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause>
     let ours = !site.cgroups_made.is_empty();
     move || {
         // One that exists is the kubelet's: its limits are not ours to write.
-        if ours { Hierarchy::detect().and_then(|h| h.group(&cgroup).create()).map_err(Cause::host) } else { Ok(()) }
+        if ours {
+            Hierarchy::detect().and_then(|h| h.group(&cgroup).create()).map_err(Cause::host)
+        } else {
+            Ok(())
+        }
     }
 }
 

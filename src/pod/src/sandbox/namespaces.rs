@@ -76,9 +76,18 @@ fn sysctls(site: &Site<'_>) -> BTreeMap<String, String> {
 /// sysctl.d(5): the first separator of a key, `.` or `/`, says which of the two separates its parts.
 fn dotted(key: &str) -> String {
     match key.find(['.', '/']) {
-        Some(at) if key[at..].starts_with('/') => {
-            key.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
-        }
+        Some(at) if key[at..].starts_with('/') => key
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => key.to_owned(),
     }
 }

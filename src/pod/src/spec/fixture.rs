@@ -79,7 +79,7 @@ impl Fixture {
             MountSource::HostPath(path) => path.clone(),
             MountSource::Image { .. } => "/host".into(),
         };
-        self.mounts.push(PreparedMount { source });
+        self.mounts.push(PreparedMount { source, missing: false });
         self.container.mounts.push(mount);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use kernel::mount;
 use model::{ContainerConfig, Device, MountSource, Propagation};
@@ -24,6 +24,8 @@ const DEV_DEPTH_MAX: usize = 16;
 pub struct PreparedMount {
     /// Absolute, no symbolic link in it.
     pub source: PathBuf,
+    /// Whether it is still to be made: see [`make_missing`].
+    pub missing: bool,
 }
 
 /// A device of the host's for a container.
@@ -47,43 +49,75 @@ pub struct PreparedDevice {
     pub access: String,
 }
 
-/// The source of each of the container's mounts, in their order. A host path that does not exist becomes a directory
-/// of mode 0755, as both peers have it and workloads rely on; it stays when the container goes. `image_volumes` holds
-/// where the image of each image mount is mounted, by the mount's place in the list.
+/// The source of each of the container's mounts, in their order. Nothing is made yet. `image_volumes` holds where the
+/// image of each image mount is mounted, by the mount's place in the list.
 ///
 /// # Errors
-/// The first source that cannot be made or resolved, or whose mount does not propagate as asked.
+/// The first source that cannot be resolved, or whose mount does not propagate as asked.
 pub fn mounts(
     container: &ContainerConfig,
     image_volumes: &BTreeMap<usize, PathBuf>,
 ) -> Result<Vec<PreparedMount>, SpecError> {
-    let one = |(n, asked): (usize, &model::Mount)| {
-        let source = match &asked.source {
-            MountSource::HostPath(path) => host_path(path, asked.propagation, &format!("mounts[{n}]"))?,
-            MountSource::Image { .. } => image_volumes.get(&n).cloned().ok_or_else(|| {
+    let one = |(n, asked): (usize, &model::Mount)| match &asked.source {
+        MountSource::HostPath(path) => host_path(path, asked.propagation, &format!("mounts[{n}]")),
+        MountSource::Image { .. } => {
+            let source = image_volumes.get(&n).cloned().ok_or_else(|| {
                 SpecError::unsupported(format!("mounts[{n}].image"), "image volumes are not built yet")
-            })?,
-        };
-        Ok(PreparedMount { source })
+            })?;
+            Ok(PreparedMount { source, missing: false })
+        }
     };
     container.mounts.iter().enumerate().map(one).collect()
 }
 
-fn host_path(path: &Path, propagation: Propagation, field: &str) -> Result<PathBuf, SpecError> {
+/// Makes the host paths that do not exist: directories of mode 0755, as both peers do and workloads rely on. They stay
+/// when the container goes, so this comes last, when nothing of the request can be refused any more.
+///
+/// # Errors
+/// The first that cannot be made.
+pub fn make_missing(mounts: &[PreparedMount]) -> Result<(), SpecError> {
+    for (n, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.missing) {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&mount.source);
+        made.map_err(|e| {
+            SpecError::host(format!("mounts[{n}].host_path"), "make the missing directory", &mount.source, e)
+        })?;
+    }
+    Ok(())
+}
+
+/// A path with the symbolic links of what exists of it resolved, and whether the rest does not exist.
+fn resolve(path: &Path) -> io::Result<(PathBuf, bool)> {
+    let mut existing = path;
+    loop {
+        match existing.canonicalize() {
+            Ok(resolved) => {
+                let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
+                if rest.components().any(|part| part == Component::ParentDir) {
+                    return Err(io::Error::new(
+                        io::ErrorKind::NotFound,
+                        "`..` leads out of what does not exist",
+                    ));
+                }
+                let missing = !rest.as_os_str().is_empty();
+                return Ok((if missing { resolved.join(rest) } else { resolved }, missing));
+            }
+            // A dangling link exists, and nothing can be made in its place.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && existing.symlink_metadata().is_err() => {
+                existing = existing.parent().ok_or(e)?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn host_path(path: &Path, propagation: Propagation, field: &str) -> Result<PreparedMount, SpecError> {
     let name = format!("{field}.host_path");
     if !path.is_absolute() {
         return Err(SpecError::invalid(name, format!("{path:?} is not absolute")));
     }
-    if let Err(error) = fs::metadata(path) {
-        if error.kind() != io::ErrorKind::NotFound {
-            return Err(SpecError::host(name, "stat", path, error));
-        }
-        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
-        made.map_err(|e| SpecError::host(&name, "make the missing directory", path, e))?;
-    }
-    let source = path.canonicalize().map_err(|e| SpecError::host(&name, "resolve", path, e))?;
+    let (source, missing) = resolve(path).map_err(|e| SpecError::host(&name, "resolve", path, e))?;
     let (wanted, refusal): (&[mount::Propagation], _) = match propagation {
-        Propagation::Private => return Ok(source),
+        Propagation::Private => return Ok(PreparedMount { source, missing }),
         Propagation::HostToContainer => {
             (&[mount::Propagation::Shared, mount::Propagation::Slave], "shared or slave")
         }
@@ -97,7 +131,7 @@ fn host_path(path: &Path, propagation: Propagation, field: &str) -> Result<PathB
         let why = format!("path {source:?} is mounted on {point:?} but it is not a {refusal} mount");
         return Err(SpecError::invalid(field, why));
     }
-    Ok(source)
+    Ok(PreparedMount { source, missing })
 }
 
 /// The devices of a container: those asked for, directories expanded; or, for a privileged one, all of the host's.
@@ -230,14 +264,20 @@ mod tests {
         let dir = dir.path().canonicalize().unwrap();
         let missing = dir.join("a/b");
         assert_eq!(prepared(bind("/x", missing.to_str().unwrap())).unwrap(), missing);
+        assert!(!dir.join("a").exists(), "nothing is made while the request may still be refused");
+        make_missing(&[PreparedMount { source: missing.clone(), missing: true }]).unwrap();
         assert_eq!(fs::metadata(&missing).unwrap().permissions().mode() & 0o777, 0o755);
         symlink(&missing, dir.join("link")).unwrap();
         assert_eq!(prepared(bind("/x", dir.join("link").to_str().unwrap())).unwrap(), missing);
         fs::write(dir.join("file"), "").unwrap();
         let below_file = dir.join("file/x");
         let error = prepared(bind("/x", below_file.to_str().unwrap())).unwrap_err();
-        assert!(error.starts_with("mounts[0].host_path: stat "), "{error}");
+        assert!(error.starts_with("mounts[0].host_path: resolve "), "{error}");
         assert_eq!(prepared(bind("/x", "rel")).unwrap_err(), "mounts[0].host_path: \"rel\" is not absolute");
+        let behind_a_link = dir.join("link/c");
+        assert_eq!(prepared(bind("/x", behind_a_link.to_str().unwrap())).unwrap(), missing.join("c"));
+        let out = dir.join("nowhere/../../x");
+        assert!(prepared(bind("/x", out.to_str().unwrap())).is_err());
         symlink(dir.join("nowhere"), dir.join("dangling")).unwrap();
         assert!(prepared(bind("/x", dir.join("dangling").to_str().unwrap())).is_err());
     }

@@ -13,15 +13,15 @@ use pod::{CgroupDriver, ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
 use shim_client::fake::FakeShims;
 use tempfile::TempDir;
 
-pub struct Node {
+pub(crate) struct Node {
     dir: TempDir,
-    pub network: Arc<FakeNetwork>,
-    pub shims: FakeShims,
+    pub(crate) network: Arc<FakeNetwork>,
+    pub(crate) shims: FakeShims,
 }
 
 impl Node {
     /// `None`, and a line that says so, where the test cannot run.
-    pub fn new(seed: u64) -> Option<Self> {
+    pub(crate) fn new(seed: u64) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: namespaces and mounts need root");
             return None;
@@ -38,12 +38,12 @@ impl Node {
         Some(node)
     }
 
-    pub fn runtime(&self) -> tokio::runtime::Runtime {
+    pub(crate) fn runtime(&self) -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
     }
 
     /// Opens the pods and waits until those that were there are recovered.
-    pub async fn open(&self) -> Pods {
+    pub(crate) async fn open(&self) -> Pods {
         let images = Images::open(ImageConfig::new(self.root())).unwrap();
         let rooms = Rooms {
             snapshots: Arc::new(Overlay::new(&images).unwrap()),
@@ -94,7 +94,7 @@ impl Node {
 
     /// After a runtime was dropped: its blocking threads end what they were at, as a dying process's kernel
     /// calls do.
-    pub fn wait_for_the_dead(&self) {
+    pub(crate) fn wait_for_the_dead(&self) {
         let path = self.root().join("pod.redb");
         let since = Instant::now();
         while store::Store::open(&path).is_err() {
@@ -109,11 +109,13 @@ impl Node {
     }
 
     /// Nothing of any pod is on the host.
-    pub fn assert_empty(&self) {
+    pub(crate) fn assert_empty(&self) {
         self.wait_for_the_dead();
         assert_eq!(self.network.taken(), [], "addresses");
         assert_eq!(self.network.owed(), [], "owed");
-        assert_eq!(self.shims.alive(), [], "shims");
+        let alive = self.shims.alive();
+        let asked: Vec<_> = self.shims.asked().into_iter().filter(|(pod, _)| alive.contains(pod)).collect();
+        assert_eq!(alive, [], "shims; what was asked of them: {asked:#?}");
         for below in ["state/pods", "state/containers", "netns", "root/containers", "root/exits"] {
             assert_eq!(entries(&self.dir.path().join(below)), Vec::<PathBuf>::new(), "{below}");
         }
@@ -139,7 +141,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Waits until something is there.
-pub async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let since = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -150,7 +152,7 @@ pub async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-pub fn pod_config(name: &str, attempt: u32) -> PodConfig {
+pub(crate) fn pod_config(name: &str, attempt: u32) -> PodConfig {
     PodConfig {
         identity: PodIdentity {
             namespace: "default".to_owned(),
@@ -173,7 +175,7 @@ pub fn pod_config(name: &str, attempt: u32) -> PodConfig {
     }
 }
 
-pub fn container_config(name: &str, attempt: u32) -> ContainerConfig {
+pub(crate) fn container_config(name: &str, attempt: u32) -> ContainerConfig {
     ContainerConfig {
         name: name.to_owned(),
         attempt,
