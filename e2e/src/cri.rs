@@ -94,6 +94,9 @@ impl Cri {
         runtime.update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
         runtime.reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
         runtime.exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+        runtime.exec(ExecRequest) -> ExecResponse;
+        runtime.attach(AttachRequest) -> AttachResponse;
+        runtime.port_forward(PortForwardRequest) -> PortForwardResponse;
         runtime.container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         runtime.list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         runtime.pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;

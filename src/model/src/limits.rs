@@ -20,6 +20,10 @@ pub const OCI_RUNTIME_MAX: Duration = Duration::from_secs(120);
 pub const CNI_PLUGIN_MAX: Duration = Duration::from_secs(60);
 /// How long a forwarded port's connection may take to be accepted.
 pub const PORT_DIAL_MAX: Duration = Duration::from_secs(30);
+/// How long a streaming connection may go without a byte in either direction before it counts as lost.
+pub const STREAM_IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);
+/// How long a streaming client may take to open the channels that belong together.
+pub const STREAM_CREATION_MAX: Duration = Duration::from_secs(30);
 /// Requests that may wait for one pod's driver.
 pub const POD_QUEUE_MAX: usize = 256;
 /// Container events that one subscriber may lag behind.

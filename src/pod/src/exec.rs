@@ -92,6 +92,11 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// The container.
+    pub fn container(&self) -> &ContainerId {
+        &self.container
+    }
+
     /// Changes the size of the container's terminal, in characters.
     ///
     /// # Errors

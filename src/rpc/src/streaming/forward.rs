@@ -2,57 +2,125 @@
 //! (`portforward.k8s.io`).
 
 use std::collections::HashMap;
+use std::io;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use model::limits::STREAM_CREATION_MAX;
 use pod::Pods;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::mux::{Channel, Incoming, Outgoing};
 
 /// One read, bytes.
-const READ: usize = 32 * 1024;
+const READ: usize = 16 * 1024;
 /// Channels whose other half has not come yet.
 const UNPAIRED_MAX: usize = 256;
 
 /// Serves connections until the client leaves.
 pub(super) async fn forward(pods: &Pods, pod: &str, ports: &[u16], mut channels: mpsc::Receiver<Channel>) {
-    let mut unpaired: HashMap<String, Channel> = HashMap::new();
+    let mut halves = Halves::default();
     let mut connections = FuturesUnordered::new();
     loop {
         let channel = tokio::select! {
             Some(()) = connections.next() => continue,
+            () = tokio::time::sleep_until(halves.next_expiry()) => {
+                halves.expire(Instant::now()).await;
+                continue;
+            }
             channel = channels.recv() => channel,
         };
         let Some(channel) = channel else { break };
-        // Old clients number nothing: their pairs come one after the other, by port.
-        let key = match channel.header("requestid") {
-            "" => channel.header("port").to_owned(),
-            id => id.to_owned(),
-        };
-        match unpaired.remove(&key) {
-            None if unpaired.len() < UNPAIRED_MAX => drop(unpaired.insert(key, channel)),
-            None => tracing::warn!(pod.id = pod, "a port-forward client opens channels without their pair"),
-            Some(other) => {
-                let (data, error) = match channel.header("streamtype") {
-                    "data" => (channel, other),
-                    _ => (other, channel),
-                };
-                connections.push(connection(pods, pod, ports, data, error.outgoing));
+        match halves.add(channel, Instant::now()) {
+            Ok(Some(Pair { data, error })) => connections.push(connection(pods, pod, ports, data, error)),
+            Ok(None) => {}
+            Err((channel, why)) => {
+                tracing::info!(pod.id = pod, error = why, "port-forward");
+                refuse(channel, why).await;
             }
         }
     }
     while connections.next().await.is_some() {}
 }
 
+/// The two channels of one connection.
+#[derive(Debug)]
+struct Pair {
+    data: Channel,
+    error: Outgoing,
+}
+
+/// Channels whose other half has not come yet, by request.
+#[derive(Debug, Default)]
+struct Halves(HashMap<String, (Instant, Channel)>);
+
+impl Halves {
+    /// Joins a channel to its other half, or keeps it until that comes.
+    fn add(&mut self, channel: Channel, now: Instant) -> Result<Option<Pair>, (Channel, &'static str)> {
+        if !matches!(channel.header("streamtype"), "data" | "error") {
+            return Err((channel, "a channel is neither of data nor of errors"));
+        }
+        // Old clients number nothing: their pairs come one after the other, by port.
+        let key = match channel.header("requestid") {
+            "" => format!("port {}", channel.header("port")),
+            id => id.to_owned(),
+        };
+        let Some((since, other)) = self.0.remove(&key) else {
+            if self.0.len() >= UNPAIRED_MAX {
+                return Err((channel, "too many channels wait for their other half"));
+            }
+            self.0.insert(key, (now + STREAM_CREATION_MAX, channel));
+            return Ok(None);
+        };
+        match (channel.header("streamtype"), other.header("streamtype")) {
+            ("data", "error") => Ok(Some(Pair { data: channel, error: other.outgoing })),
+            ("error", "data") => Ok(Some(Pair { data: other, error: channel.outgoing })),
+            _ => {
+                self.0.insert(key, (since, other));
+                Err((channel, "a request has two channels of one kind"))
+            }
+        }
+    }
+
+    /// When the oldest will have waited for long enough; far away when there is none.
+    fn next_expiry(&self) -> Instant {
+        let far = Instant::now() + STREAM_CREATION_MAX;
+        self.0.values().map(|(expiry, _)| *expiry).min().unwrap_or(far)
+    }
+
+    /// Refuses those that have.
+    async fn expire(&mut self, now: Instant) {
+        let late: Vec<String> =
+            self.0.iter().filter(|(_, (expiry, _))| *expiry <= now).map(|(key, _)| key.clone()).collect();
+        for key in late {
+            if let Some((_, channel)) = self.0.remove(&key) {
+                refuse(channel, "the channel's other half did not come").await;
+            }
+        }
+    }
+}
+
+/// Ends a channel; one of errors says why.
+async fn refuse(channel: Channel, why: &'static str) {
+    if channel.header("streamtype") == "error" {
+        let _ = channel.outgoing.send(Bytes::from_static(why.as_bytes())).await;
+    }
+    channel.outgoing.end().await;
+}
+
 /// One connection, from the dialling to the end of both directions. Its error, if any, is its own.
 async fn connection(pods: &Pods, pod: &str, ports: &[u16], data: Channel, error: Outgoing) {
     let dialled = match data.header("port").parse::<u16>() {
         Ok(port) if port != 0 && (ports.is_empty() || ports.contains(&port)) => {
-            pods.dial(pod, port).await.map_err(|error| model::chain(&error))
+            let dialled = tokio::select! {
+                dialled = pods.dial(pod, port) => dialled,
+                () = data.outgoing.gone() => return,
+            };
+            dialled.map_err(|error| model::chain(&error))
         }
         _ => Err(format!("port {:?} was not asked for", data.header("port"))),
     };
@@ -73,8 +141,9 @@ async fn connection(pods: &Pods, pod: &str, ports: &[u16], data: Channel, error:
     error.end().await;
 }
 
-/// Both directions, each to its own end: a half-closed connection goes on in the other half.
-async fn carry(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> std::io::Result<()> {
+/// Both directions, each to its own end: a half-closed connection goes on in the other half. A client that
+/// resets the channel, or is gone, ends both.
+async fn carry(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> io::Result<()> {
     let (mut read, mut write) = stream.into_split();
     let up = async {
         while let Some(bytes) = incoming.recv().await {
@@ -85,13 +154,25 @@ async fn carry(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing) ->
     let down = async {
         let mut buffer = vec![0; READ];
         loop {
-            let bytes = read.read(&mut buffer).await?;
-            if bytes == 0 || outgoing.send(Bytes::copy_from_slice(&buffer[..bytes])).await.is_err() {
+            let bytes = tokio::select! {
+                bytes = read.read(&mut buffer) => bytes?,
+                () = outgoing.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            };
+            if bytes == 0 {
                 outgoing.end().await;
                 return Ok(());
+            }
+            if outgoing.send(Bytes::copy_from_slice(&buffer[..bytes])).await.is_err() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
             }
         }
     };
     // An error in one direction ends both; an end does not.
-    tokio::try_join!(up, down).map(|_| ())
+    match tokio::try_join!(up, down) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+        other => other.map(drop),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,18 @@
 //! The streaming server: exec, attach and port-forward for a client that came with a one-time token.
 //!
 //! ```text
-//! CRI Exec ──► token ──► URL      client ──► http: token ──► spdy │ websocket     (framings)
+//! CRI Exec ──► token ──► URL      client ──► http: token ──► agree: spdy │ websocket   (framings)
 //!                                                              └─► mux: channels  (one abstraction)
 //!                                                                    ├─► remote: exec, attach ──► pod
 //!                                                                    └─► forward ──► pod
 //! ```
 //! Plain HTTP on loopback: the kubelet, on the same node, is the only one who is told a token.
 
+mod agree;
 mod fd;
 mod forward;
 mod http;
+mod idle;
 mod mux;
 mod remote;
 mod spdy;

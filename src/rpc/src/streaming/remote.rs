@@ -1,30 +1,39 @@
 //! Exec and attach over channels: standard streams, terminal sizes, and the status at the end
 //! (Kubernetes' remote command protocol, versions 1 to 5).
+//!
+//! A client that leaves takes its channels along and nothing else: a command without a terminal goes on, its
+//! output read and dropped; one with a terminal is hung up on, as by any terminal that goes away (ADR 042).
 
+mod status;
+mod terminal;
+
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::limits::EXEC_SYNC_DRAIN_MAX;
-use pod::{PodError, Pods, Wanted};
-use serde_json::{Value, json};
+use model::ContainerId;
+use model::limits::{EXEC_SYNC_DRAIN_MAX, STREAM_CREATION_MAX};
+use pod::{ContainerPhase, PodError, Pods, Streams, Wanted};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::fd::Fd;
 use super::mux::{Channel, Incoming, Outgoing};
+use status::Status;
+use terminal::Sizes;
 
-/// How long a client may take to open its channels.
-const CHANNELS_MAX: Duration = Duration::from_secs(30);
-/// A terminal size that is not whole by then is nonsense, bytes.
-const SIZE_BYTES_MAX: usize = 1024;
+/// How long an attached client waits for the exit status once the container's output has ended.
+const EXIT_MAX: Duration = Duration::from_secs(5);
 
-/// Which version of the protocol a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    /// Before `v4`: an error is its plain text, success is nothing.
-    Text,
-    /// `v4` and later: the status is a JSON object.
-    Json,
+/// What a version of the protocol has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Version {
+    /// The status is a JSON object; before `v4`, an error is its plain text and success is nothing.
+    pub(super) json: bool,
+    /// A terminal has a channel for its sizes.
+    pub(super) sizes: bool,
 }
 
 /// A client's channels, each where it asked for one.
@@ -37,33 +46,63 @@ struct Remote {
 }
 
 /// Waits for the channels that the request promised. `None`: they did not come.
-async fn collect(wanted: Wanted, mut channels: mpsc::Receiver<Channel>) -> Option<Remote> {
+async fn collect(wanted: Wanted, version: Version, mut channels: mpsc::Receiver<Channel>) -> Option<Remote> {
     let (mut stdin, mut stdout, mut stderr, mut resize, mut error) = (None, None, None, None, None);
+    let resizes = wanted.tty && version.sizes;
     let complete = async {
-        // Clients of the first version have no channel for sizes; they are not waited for.
         while error.is_none()
             || stdin.is_some() != wanted.stdin
             || stdout.is_some() != wanted.stdout
             || stderr.is_some() != wanted.stderr
-            || resize.is_some() != wanted.tty
+            || resize.is_some() != resizes
         {
             let channel = channels.recv().await?;
             match channel.header("streamtype") {
                 "stdin" if wanted.stdin => stdin = Some(channel.incoming),
                 "stdout" if wanted.stdout => stdout = Some(channel.outgoing),
                 "stderr" if wanted.stderr => stderr = Some(channel.outgoing),
-                "resize" if wanted.tty => resize = Some(channel.incoming),
+                "resize" if resizes => resize = Some(channel.incoming),
                 "error" => error = Some(channel.outgoing),
                 other => tracing::debug!(channel = other, "a channel that nobody asked for"),
             }
         }
         Some(())
     };
-    tokio::time::timeout(CHANNELS_MAX, complete).await.ok().flatten()?;
-    Some(Remote { stdin, stdout, stderr, resize, error: error? })
+    let in_time = tokio::time::timeout(STREAM_CREATION_MAX, complete).await;
+    let error = error?;
+    match in_time {
+        Ok(complete) => complete.map(|()| Remote { stdin, stdout, stderr, resize, error }),
+        Err(_) => {
+            let why = format!("the channels that were asked for did not come within {STREAM_CREATION_MAX:?}");
+            Status::Failed(why).say(error, version).await;
+            None
+        }
+    }
 }
 
-/// Runs a command for the client. The process outlives a client that leaves.
+/// This side's ends, each where there is one. A terminal is input and output.
+#[derive(Default)]
+struct Ends {
+    stdin: Option<Arc<Fd>>,
+    stdout: Option<Arc<Fd>>,
+    stderr: Option<Arc<Fd>>,
+    terminal: Option<Arc<Fd>>,
+}
+
+impl Ends {
+    fn new(streams: Streams) -> io::Result<Self> {
+        let own = |fd: Option<_>| fd.map(Fd::new).transpose().map(|fd| fd.map(Arc::new));
+        let terminal = own(streams.terminal)?;
+        Ok(Self {
+            stdin: own(streams.stdin)?.or_else(|| terminal.clone()),
+            stdout: own(streams.stdout)?.or_else(|| terminal.clone()),
+            stderr: own(streams.stderr)?,
+            terminal,
+        })
+    }
+}
+
+/// Runs a command for the client.
 pub(super) async fn exec(
     pods: &Pods,
     container: &str,
@@ -72,54 +111,46 @@ pub(super) async fn exec(
     version: Version,
     channels: mpsc::Receiver<Channel>,
 ) {
-    let Some(remote) = collect(wanted, channels).await else { return };
+    let Some(remote) = collect(wanted, version, channels).await else { return };
     let mut session = match pods.exec(container, command, wanted).await {
         Ok(session) => session,
-        Err(error) => return finish(remote.error, version, &failure(&error)).await,
+        Err(error) => return Status::from(&error).say(remote.error, version).await,
     };
-    let streams = std::mem::take(&mut session.streams);
-    let ends = (|| {
-        let terminal = streams.terminal.map(Fd::new).transpose()?.map(Arc::new);
-        let own = |fd: Option<_>| fd.map(Fd::new).transpose();
-        let (stdin, stdout) = (own(streams.stdin)?.map(Arc::new), own(streams.stdout)?.map(Arc::new));
-        Ok::<_, std::io::Error>((
-            stdin.or_else(|| terminal.clone()),
-            stdout.or_else(|| terminal.clone()),
-            own(streams.stderr)?.map(Arc::new),
-            terminal,
-        ))
-    })();
-    let (stdin, stdout, stderr, terminal) = match ends {
+    let ends = match Ends::new(std::mem::take(&mut session.streams)) {
         Ok(ends) => ends,
-        Err(error) => return finish(remote.error, version, &internal(&error.to_string())).await,
+        Err(error) => return Status::Failed(error.to_string()).say(remote.error, version).await,
     };
-    let resize = |width, height| {
-        let resized = terminal.as_ref().map(|terminal| terminal.resize(width, height));
-        async move {
-            if let Some(Err(error)) = resized {
+    let terminal = ends.terminal;
+    let resizing = async {
+        let mut sizes = Sizes::new(remote.resize);
+        while let (Some(terminal), Some((width, height))) = (&terminal, sizes.next().await) {
+            if let Err(error) = terminal.resize(width, height) {
                 tracing::debug!(%error, "resize a terminal");
             }
         }
     };
+    let exited = CancellationToken::new();
     let feed = async {
-        tokio::join!(input(remote.stdin, stdin), sizes(remote.resize, resize));
+        tokio::join!(input(remote.stdin, ends.stdin), resizing);
     };
     let outputs = async {
-        tokio::join!(output(stdout, remote.stdout), output(stderr, remote.stderr));
+        tokio::join!(
+            output(ends.stdout, remote.stdout, Gone::Drain, &exited),
+            output(ends.stderr, remote.stderr, Gone::Drain, &exited)
+        );
     };
     let ended = tokio::select! {
-        ended = until_exit(session.wait(), outputs, feed) => ended,
-        () = remote.error.gone() => return,
+        ended = until_exit(session.wait(), outputs, feed, &exited) => ended,
+        () = remote.error.gone(), if wanted.tty => return,
     };
     let status = match ended {
-        Ok(0) => success(),
-        Ok(code) => exited(code),
-        Err(error) => failure(&error),
+        Ok(code) => Status::Exited(code),
+        Err(error) => Status::from(&error),
     };
-    finish(remote.error, version, &status).await;
+    status.say(remote.error, version).await;
 }
 
-/// Attaches the client until the container's output ends or it leaves.
+/// Attaches the client until the container's output ends or it leaves. The status is the container's.
 pub(super) async fn attach(
     pods: &Pods,
     container: &str,
@@ -127,52 +158,78 @@ pub(super) async fn attach(
     version: Version,
     channels: mpsc::Receiver<Channel>,
 ) {
-    let Some(remote) = collect(wanted, channels).await else { return };
+    let Some(remote) = collect(wanted, version, channels).await else { return };
     let mut attachment = match pods.attach(container, wanted).await {
         Ok(attachment) => attachment,
-        Err(error) => return finish(remote.error, version, &failure(&error)).await,
+        Err(error) => return Status::from(&error).say(remote.error, version).await,
     };
-    let streams = std::mem::take(&mut attachment.streams);
-    let own = |fd: Option<_>| fd.map(Fd::new).transpose().map(|fd| fd.map(Arc::new));
-    let (stdin, stdout, stderr) = match (own(streams.stdin), own(streams.stdout), own(streams.stderr)) {
-        (Ok(stdin), Ok(stdout), Ok(stderr)) => (stdin, stdout, stderr),
-        (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
-            return finish(remote.error, version, &internal(&error.to_string())).await;
+    let ends = match Ends::new(std::mem::take(&mut attachment.streams)) {
+        Ok(ends) => ends,
+        Err(error) => return Status::Failed(error.to_string()).say(remote.error, version).await,
+    };
+    let resizing = async {
+        let mut sizes = Sizes::new(remote.resize);
+        while let Some((width, height)) = sizes.next().await {
+            if let Err(error) = attachment.resize(width, height).await {
+                tracing::debug!(error = model::chain(&error), "resize a terminal");
+            }
+        }
+        // Neither this nor the end of what is typed is the end of an attachment with output.
+        std::future::pending::<()>().await;
+    };
+    let has_output = wanted.stdout || wanted.stderr;
+    let typing = async {
+        input(remote.stdin, ends.stdin).await;
+        if has_output {
+            std::future::pending::<()>().await;
         }
     };
-    let resize = async |width, height| {
-        if let Err(error) = attachment.resize(width, height).await {
-            tracing::debug!(error = model::chain(&error), "resize a terminal");
-        }
-    };
-    let has_output = stdout.is_some() || stderr.is_some();
-    let sizes = sizes(remote.resize, resize);
-    let input = input(remote.stdin, stdin);
+    let never = CancellationToken::new();
     let outputs = async {
-        tokio::join!(output(stdout, remote.stdout), output(stderr, remote.stderr));
+        tokio::join!(
+            output(ends.stdout, remote.stdout, Gone::Leave, &never),
+            output(ends.stderr, remote.stderr, Gone::Leave, &never)
+        );
     };
-    let whole = async {
-        let (mut input, mut sizes) = (std::pin::pin!(input), std::pin::pin!(sizes));
-        let (mut fed, mut sized) = (false, false);
-        let mut outputs = std::pin::pin!(outputs);
+    tokio::select! {
+        () = outputs, if has_output => {
+            let status = exit_of(pods, container, attachment.container()).await;
+            status.say(remote.error, version).await;
+        }
+        () = typing => Status::Exited(0).say(remote.error, version).await,
+        () = resizing => {}
+        () = remote.error.gone() => {}
+    }
+}
+
+/// How a container ended whose output has.
+async fn exit_of(pods: &Pods, container: &str, id: &ContainerId) -> Status {
+    let mut events = pods.events();
+    let exit = async {
         loop {
-            tokio::select! {
-                () = &mut outputs, if has_output => return,
-                () = &mut input, if !fed => {
-                    fed = true;
-                    if !has_output {
-                        return;
-                    }
+            match pods.container(container).map(|status| status.phase) {
+                Ok(ContainerPhase::Exited(exit) | ContainerPhase::Removing(Some(exit))) => {
+                    return Status::Exited(exit.code);
                 }
-                () = &mut sizes, if !sized => sized = true,
+                Ok(_) => {}
+                Err(error) => return Status::from(&error),
+            }
+            // One that fell behind looks again from now on.
+            if events.next().await.is_err() {
+                events = pods.events();
+                tokio::task::yield_now().await;
             }
         }
     };
-    tokio::select! {
-        () = whole => {}
-        () = remote.error.gone() => return,
-    }
-    finish(remote.error, version, &success()).await;
+    let running = || {
+        let why = format!(
+            "the output of container {} ended before it did: this client read too slowly and was let go, or \
+             the container closed it",
+            id.short()
+        );
+        Status::Failed(why)
+    };
+    tokio::time::timeout(EXIT_MAX, exit).await.unwrap_or_else(|_| running())
 }
 
 /// The exit status, once the output has ended too, or what the command left behind has held it too long.
@@ -180,6 +237,7 @@ async fn until_exit(
     exit: impl Future<Output = Result<i32, PodError>>,
     outputs: impl Future<Output = ()>,
     feed: impl Future<Output = ()>,
+    exited: &CancellationToken,
 ) -> Result<i32, PodError> {
     let (mut exit, mut outputs, mut feed) =
         (std::pin::pin!(exit), std::pin::pin!(outputs), std::pin::pin!(feed));
@@ -191,8 +249,9 @@ async fn until_exit(
             () = &mut feed, if !fed => fed = true,
         }
     };
-    if !drained && tokio::time::timeout(EXEC_SYNC_DRAIN_MAX, outputs).await.is_err() {
-        tracing::info!("the output of an exec is held open by what it left behind");
+    exited.cancel();
+    if !drained {
+        outputs.await;
     }
     Ok(code)
 }
@@ -209,88 +268,58 @@ async fn input(from: Option<Incoming>, to: Option<Arc<Fd>>) {
     }
 }
 
-/// From the process to the client, to the end of either.
-async fn output(from: Option<Arc<Fd>>, to: Option<Outgoing>) {
+/// What becomes of output whose client has left.
+#[derive(Clone, Copy)]
+enum Gone {
+    /// It is read and dropped: the process must not wait for ever, nor die of it.
+    Drain,
+    /// It is left alone: others read it.
+    Leave,
+}
+
+/// From the process to the client, to the end. Once the process has `exited`, what is held open by what it
+/// left behind is waited for no longer than [`EXEC_SYNC_DRAIN_MAX`]; a slow client's time does not count.
+async fn output(from: Option<Arc<Fd>>, to: Option<Outgoing>, gone: Gone, exited: &CancellationToken) {
     let (Some(from), Some(to)) = (from, to) else { return };
+    let mut to = Some(to);
+    let mut patience = EXEC_SYNC_DRAIN_MAX;
     loop {
-        match from.read().await {
-            Ok(bytes) if bytes.is_empty() => return to.end().await,
+        let late = async {
+            exited.cancelled().await;
+            tokio::time::sleep(patience).await;
+        };
+        let began = Instant::now();
+        let read = tokio::select! {
+            biased;
+            read = from.read() => read,
+            () = late => {
+                tracing::info!("the output of an exec is held open by what it left behind");
+                Ok(Bytes::new())
+            }
+        };
+        if exited.is_cancelled() {
+            patience = patience.saturating_sub(began.elapsed());
+        }
+        match read {
+            Ok(bytes) if bytes.is_empty() => break,
             Ok(bytes) => {
-                if to.send(bytes).await.is_err() {
-                    return;
+                let Some(client) = &to else { continue };
+                if client.send(bytes).await.is_err() {
+                    match gone {
+                        Gone::Drain => to = None,
+                        Gone::Leave => return,
+                    }
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, "read a process's output");
-                return to.end().await;
+                break;
             }
         }
     }
-}
-
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Size {
-    width: u16,
-    height: u16,
-}
-
-/// Applies each size that the client sends; one of zero is none.
-async fn sizes<F: Future<Output = ()>>(from: Option<Incoming>, mut apply: impl FnMut(u16, u16) -> F) {
-    let Some(mut from) = from else { return };
-    let mut pending = Vec::new();
-    while let Some(bytes) = from.recv().await {
-        pending.extend_from_slice(&bytes);
-        let mut last = None;
-        let mut parser = serde_json::Deserializer::from_slice(&pending).into_iter::<Size>();
-        while let Some(Ok(size)) = parser.next() {
-            last = Some(size);
-        }
-        let done = parser.byte_offset();
-        pending.drain(..done);
-        if pending.len() > SIZE_BYTES_MAX {
-            return;
-        }
-        if let Some(Size { width, height }) = last.filter(|size| size.width > 0 && size.height > 0) {
-            apply(width, height).await;
-        }
+    if let Some(client) = to {
+        client.end().await;
     }
-}
-
-/// The last word on the error channel.
-async fn finish(error: Outgoing, version: Version, status: &Value) {
-    let text = match version {
-        Version::Json => status.to_string(),
-        Version::Text if status["status"] == "Success" => String::new(),
-        Version::Text => status["message"].as_str().unwrap_or_default().to_owned(),
-    };
-    if !text.is_empty() && error.send(Bytes::from(text)).await.is_err() {
-        return;
-    }
-    error.end().await;
-}
-
-/// Kubernetes' `metav1.Status`, the fields that clients read.
-fn success() -> Value {
-    json!({ "metadata": {}, "status": "Success" })
-}
-
-fn exited(code: i32) -> Value {
-    json!({
-        "metadata": {},
-        "status": "Failure",
-        "message": format!("command terminated with non-zero exit code: exit status {code}"),
-        "reason": "NonZeroExitCode",
-        "details": { "causes": [{ "reason": "ExitCode", "message": code.to_string() }] },
-    })
-}
-
-fn failure(error: &PodError) -> Value {
-    internal(&model::chain(error))
-}
-
-fn internal(message: &str) -> Value {
-    json!({ "metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500 })
 }
 
 #[cfg(test)]

@@ -1,179 +1,255 @@
-//! WebSocket (RFC 6455) as Kubernetes speaks it for exec and attach: the first byte of each binary message
-//! is the channel (`channel.k8s.io`, `v4`, `v5`; v5 adds the end of one channel).
+//! WebSocket (RFC 6455) as Kubernetes speaks it: the first byte of each message is the channel it is for.
+//! `v5` adds the end of one channel; the base64 protocols are text, for browsers.
 
-use std::time::Duration;
+use std::io;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use pod::Wanted;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::mux::{self, Channel, Frame, Headers, Writer};
-use super::remote::Version;
+use super::mux::{self, Channel, Frame, Headers, Inlet, Room};
 
-/// Channel numbers, which every version shares.
+/// The channels of exec and attach, by number; every version shares them.
 const STREAMS: [&str; 5] = ["stdin", "stdout", "stderr", "error", "resize"];
 const ERROR: u32 = 3;
 /// v5: this byte and a channel's number are the end of that channel.
 const END: u8 = 255;
 /// One message, bytes.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// How long what is still to be written may take when a session is over.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
+/// Read from the socket at once, and bytes of SPDY in one message, bytes.
+const BUFFER: usize = 32 * 1024;
 
-/// A protocol that both ends know.
+/// How bytes are in messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Protocol {
-    /// As the client offered it; empty: it offered none.
-    pub(super) name: &'static str,
-    /// How its errors look.
-    pub(super) version: Version,
+pub(super) enum Coding {
+    /// As they are, after the channel's number.
+    Binary,
+    /// In base64, after the channel's number as a digit.
+    Base64,
 }
 
-/// The first of the client's offers that is known here.
-pub(super) fn negotiate<'a>(mut offers: impl Iterator<Item = &'a str>) -> Option<Protocol> {
-    const KNOWN: [Protocol; 3] = [
-        Protocol { name: "v5.channel.k8s.io", version: Version::Json },
-        Protocol { name: "v4.channel.k8s.io", version: Version::Json },
-        Protocol { name: "channel.k8s.io", version: Version::Text },
-    ];
-    let first = offers.next();
-    let Some(first) = first else { return Some(Protocol { name: "", version: Version::Text }) };
-    std::iter::once(first).chain(offers).find_map(|offer| KNOWN.into_iter().find(|known| known.name == offer))
+/// The connections of a task: which channels they have from the beginning, and what is first said on them.
+#[derive(Debug)]
+pub(super) struct Opening(Vec<Option<(Headers, Bytes)>>);
+
+impl Opening {
+    /// Exec and attach: where the client asked for them. An empty message tells it that the session is open.
+    pub(super) fn remote(wanted: Wanted) -> Self {
+        let asked = [wanted.stdin, wanted.stdout, wanted.stderr, true, wanted.tty];
+        let named = |(name, asked): (&str, bool)| {
+            let headers = Headers::from([("streamtype".to_owned(), name.to_owned())]);
+            asked.then(|| (headers, Bytes::new()))
+        };
+        Self(STREAMS.into_iter().zip(asked).map(named).collect())
+    }
+
+    /// Port-forward: a pair for each port, which is the first thing said on both (two bytes, little-endian).
+    pub(super) fn forward(ports: &[u16]) -> Self {
+        let mut channels = Vec::new();
+        for (at, port) in ports.iter().enumerate() {
+            for kind in ["data", "error"] {
+                let header = |name: &str, value: String| (name.to_owned(), value);
+                let headers = Headers::from([
+                    header("streamtype", kind.to_owned()),
+                    header("port", port.to_string()),
+                    header("requestid", at.to_string()),
+                ]);
+                channels.push(Some((headers, Bytes::copy_from_slice(&port.to_le_bytes()))));
+            }
+        }
+        Self(channels)
+    }
+
+    /// Every channel's first words, for the client; of those of exec and attach the first output's will do.
+    fn greetings(&self) -> Vec<(u32, Bytes)> {
+        let open =
+            (0_u32..).zip(&self.0).filter_map(|(id, c)| c.as_ref().map(|(_, said)| (id, said.clone())));
+        let all: Vec<_> = open.collect();
+        match all.iter().all(|(_, said)| said.is_empty()) {
+            true => all.into_iter().filter(|(id, _)| (1..=ERROR).contains(id)).take(1).collect(),
+            false => all,
+        }
+    }
+}
+
+async fn accept<S: AsyncRead + AsyncWrite + Unpin>(connection: S) -> WebSocketStream<S> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX))
+        .write_buffer_size(BUFFER)
+        .max_write_buffer_size(MESSAGE_BYTES_MAX);
+    WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await
+}
+
+/// What ends a session as it should (without it, clients report code 1005 or 1006 and fail).
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// Serves a connection that has been upgraded: the handler gets its channels; the connection ends when the
 /// handler does.
 pub(super) async fn serve<S, H>(
     connection: S,
-    wanted: Wanted,
+    coding: Coding,
+    opening: Opening,
     handler: impl FnOnce(mpsc::Receiver<Channel>) -> H,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Future<Output = ()>,
 {
-    let config = WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX));
-    let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
-    let (sink, messages) = socket.split();
+    let (sink, messages) = accept(connection).await.split();
     let (writer, frames) = mux::writer();
-    let (opened, inputs) = open(wanted, &writer).await;
-    let mut reading = Box::pin(read_messages(messages, inputs, writer));
-    let mut writing = Box::pin(write_frames(sink, frames));
-    let mut handling = std::pin::pin!(handler(opened));
-    tokio::select! {
-        () = &mut handling => {
-            drop(reading);
-            if tokio::time::timeout(LAST_WORDS_MAX, writing).await.is_err() {
-                tracing::debug!("a streaming client reads too slowly for its last bytes");
-            }
-        }
-        () = &mut reading => {
-            drop(writing);
-            handling.await;
-        }
-        _ = &mut writing => {
-            drop(reading);
-            drop(writing);
-            handling.await;
-        }
+    let greetings = opening.greetings();
+    let (channels, opened) = mpsc::channel(opening.0.len().max(1));
+    let (room, mut inlets) = (Room::default(), Vec::new());
+    for (id, headers) in (0_u32..).zip(opening.0) {
+        let inlet = headers.map(|(headers, _)| {
+            let (channel, inlet) = Channel::new(id, headers, writer.clone(), &room);
+            // There is room for every one.
+            let _ = channels.try_send(channel);
+            inlet
+        });
+        inlets.push(inlet);
     }
+    drop(channels);
+    let reading = read_messages(messages, coding, inlets);
+    let writing = write_frames(sink, coding, greetings, frames);
+    mux::carry(handler(opened), reading, writing, writer).await;
 }
 
-/// All channels are there from the beginning. An empty message tells the client that the session is.
-async fn open(
-    wanted: Wanted,
-    writer: &Writer,
-) -> (mpsc::Receiver<Channel>, Vec<Option<mpsc::Sender<Bytes>>>) {
-    let (channels, opened) = mpsc::channel(STREAMS.len());
-    let asked = [wanted.stdin, wanted.stdout, wanted.stderr, true, wanted.tty];
-    let mut inputs = Vec::new();
-    for (id, (name, asked)) in (0_u32..).zip(STREAMS.into_iter().zip(asked)) {
-        if !asked {
-            inputs.push(None);
-            continue;
-        }
-        let headers = Headers::from([("streamtype".to_owned(), name.to_owned())]);
-        let (channel, sender) = Channel::new(id, headers, writer.clone());
-        inputs.push(Some(sender));
-        // There is room for every one.
-        let _ = channels.send(channel).await;
-    }
-    let first_output = if wanted.stdout {
-        1
-    } else if wanted.stderr {
-        2
-    } else {
-        ERROR
-    };
-    let _ = writer.send(Frame::Data(first_output, Bytes::new())).await;
-    (opened, inputs)
-}
-
-/// Reads messages to the end of the connection. Holds a writer, so that the connection lives as long.
-async fn read_messages<M>(mut messages: M, mut inputs: Vec<Option<mpsc::Sender<Bytes>>>, _writer: Writer)
+/// Reads messages to the end of the connection.
+async fn read_messages<M>(mut messages: M, coding: Coding, mut inlets: Vec<Option<Inlet>>) -> io::Result<()>
 where
     M: Stream<Item = Result<Message, Error>> + Unpin,
 {
-    loop {
-        let bytes = match messages.next().await {
-            Some(Ok(Message::Binary(bytes))) => bytes,
-            Some(Ok(Message::Text(text))) => text.into(),
-            // tungstenite answers pings itself.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-            Some(Ok(Message::Close(_))) | None => return,
-            Some(Err(error)) => {
-                tracing::debug!(%error, "a WebSocket connection ends");
-                return;
+    while let Some(message) = messages.next().await {
+        let Some(bytes) = payload(message.map_err(io::Error::other)?) else { continue };
+        let (channel, bytes) = match (coding, &*bytes) {
+            (_, []) => continue,
+            (Coding::Binary, [END, channel]) => {
+                if let Some(Some(inlet)) = inlets.get_mut(usize::from(*channel)) {
+                    inlet.end();
+                }
+                continue;
+            }
+            (Coding::Binary, [channel, ..]) => (*channel, bytes.slice(1..)),
+            (Coding::Base64, [digit, text @ ..]) => {
+                let decoded = BASE64.decode(text).map_err(io::Error::other)?;
+                (digit.wrapping_sub(b'0'), Bytes::from(decoded))
             }
         };
-        match *bytes {
-            [END, channel] => {
-                if let Some(input) = inputs.get_mut(usize::from(channel)) {
-                    *input = None;
-                }
-            }
-            [channel, _, ..] => {
-                if let Some(Some(input)) = inputs.get(usize::from(channel)) {
-                    // A process that reads no more is no fault of the client's.
-                    let _ = input.send(bytes.slice(1..)).await;
-                }
-            }
-            _ => {}
+        if let Some(Some(inlet)) = inlets.get(usize::from(channel))
+            && !bytes.is_empty()
+        {
+            inlet.put(bytes).await;
         }
+    }
+    Ok(())
+}
+
+/// The bytes of a message of data. tungstenite answers pings itself, and ends after a close.
+fn payload(message: Message) -> Option<Bytes> {
+    match message {
+        Message::Binary(bytes) => Some(bytes),
+        Message::Text(text) => Some(text.into()),
+        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) | Message::Close(_) => None,
     }
 }
 
-async fn write_frames<W>(mut sink: W, mut frames: mpsc::Receiver<Frame>) -> Result<(), Error>
+async fn write_frames<W>(
+    mut sink: W,
+    coding: Coding,
+    greetings: Vec<(u32, Bytes)>,
+    mut frames: mpsc::Receiver<Frame>,
+) -> io::Result<()>
 where
     W: futures_util::Sink<Message, Error = Error> + Unpin,
 {
-    while let Some(frame) = frames.recv().await {
-        if let Frame::Data(id, bytes) = frame {
-            let mut message = BytesMut::with_capacity(1 + bytes.len());
-            message.put_u8(u8::try_from(id).unwrap_or_default());
-            message.put_slice(&bytes);
-            sink.send(Message::Binary(message.freeze())).await?;
-        }
-        // The end of one output has no message: the client sees the end of them all.
+    for (id, bytes) in greetings {
+        sink.send(message(coding, id, &bytes)).await.map_err(io::Error::other)?;
     }
-    sink.send(Message::Close(None)).await?;
-    sink.close().await
+    while let Some(frame) = frames.recv().await {
+        match frame {
+            Frame::Data(id, bytes) => {
+                sink.send(message(coding, id, &bytes)).await.map_err(io::Error::other)?;
+            }
+            // The end of one output has no message: the client sees the end of them all.
+            Frame::End(_) | Frame::Own(_) => {}
+            Frame::Goodbye => break,
+        }
+    }
+    sink.send(goodbye()).await.map_err(io::Error::other)
+}
+
+fn message(coding: Coding, id: u32, bytes: &[u8]) -> Message {
+    let id = u8::try_from(id).unwrap_or_default();
+    match coding {
+        Coding::Binary => {
+            let mut message = BytesMut::with_capacity(1 + bytes.len());
+            message.put_u8(id);
+            message.put_slice(bytes);
+            Message::Binary(message.freeze())
+        }
+        Coding::Base64 => {
+            let mut text = String::from(char::from(b'0'.wrapping_add(id)));
+            BASE64.encode_string(bytes, &mut text);
+            Message::Text(text.into())
+        }
+    }
+}
+
+/// Carries the bytes in a WebSocket's messages to `work` and back: SPDY inside of WebSocket.
+pub(super) async fn tunnel<S, H>(connection: S, work: impl FnOnce(DuplexStream) -> H)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Future<Output = ()>,
+{
+    let (mut sink, mut messages) = accept(connection).await.split();
+    let (near, far) = tokio::io::duplex(BUFFER);
+    let (mut from_work, mut to_work) = tokio::io::split(far);
+    let inward = async {
+        while let Some(Ok(message)) = messages.next().await {
+            if let Some(bytes) = payload(message)
+                && to_work.write_all(&bytes).await.is_err()
+            {
+                break;
+            }
+        }
+        // This is how the work learns that the client is gone.
+        let _ = to_work.shutdown().await;
+    };
+    let outward = async {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let read = from_work.read(&mut buffer).await.unwrap_or(0);
+            let message = match read {
+                0 => goodbye(),
+                _ => Message::Binary(Bytes::copy_from_slice(&buffer[..read])),
+            };
+            if sink.send(message).await.is_err() || read == 0 {
+                break;
+            }
+        }
+    };
+    let pumps = async {
+        tokio::join!(inward, outward);
+        // The work ends by itself, and says its last words to nobody.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = work(near) => {}
+        () = pumps => {}
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_known_offer_counts() {
-        let name = |offers: &[&str]| negotiate(offers.iter().copied()).map(|protocol| protocol.name);
-        assert_eq!(name(&["v5.channel.k8s.io", "v4.channel.k8s.io"]), Some("v5.channel.k8s.io"));
-        assert_eq!(name(&["v9.channel.k8s.io", "channel.k8s.io"]), Some("channel.k8s.io"));
-        assert_eq!(name(&[]), Some(""));
-        assert_eq!(name(&["base64.channel.k8s.io"]), None);
-    }
-}
+mod tests;

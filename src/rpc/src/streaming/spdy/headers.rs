@@ -10,7 +10,7 @@ use super::{be32, invalid};
 use crate::streaming::mux::Headers;
 
 /// One block once inflated, bytes.
-const BLOCK_BYTES_MAX: usize = 64 * 1024;
+const BLOCK_BYTES_MAX: usize = 8 * 1024;
 
 /// The dictionary's words, each with its length before it.
 const WORDS: &[&str] = &[
@@ -171,8 +171,9 @@ pub(super) struct HeaderWriter {
 impl HeaderWriter {
     /// A block of no headers. The first one begins the zlib stream (RFC 1950: 0x78, FDICT, the dictionary's id).
     pub(super) fn empty(&mut self) -> Bytes {
-        // A stored block (RFC 1951, 3.2.4) of the four bytes that say "0 headers".
-        const BLOCK: [u8; 9] = [0x00, 0x04, 0x00, 0xfb, 0xff, 0, 0, 0, 0];
+        // A stored block (RFC 1951, 3.2.4) of the four bytes that say "0 headers", and one of none: zlib's
+        // sync flush, without which Go's inflater waits for more before it gives the first one away.
+        const BLOCK: [u8; 14] = [0x00, 4, 0, 0xfb, 0xff, 0, 0, 0, 0, 0x00, 0, 0, 0xff, 0xff];
         match std::mem::replace(&mut self.begun, true) {
             true => Bytes::from_static(&BLOCK),
             false => [&[0x78, 0xbb][..], &DICTIONARY_ID.to_be_bytes(), &BLOCK].concat().into(),

@@ -2,33 +2,35 @@
 //! (SPDY Protocol, Draft 3.1).
 //!
 //! Channels are SPDY streams, opened by the client. Neither Go's spdystream nor this end keeps SPDY's flow
-//! control windows: TCP's own holds a fast sender back, and the bounded channels here do.
+//! control windows: TCP's own holds a fast sender back, and the bounded channels here do (ADR 041).
 
 mod headers;
 
 use std::collections::HashMap;
 use std::io;
-use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
 
-use super::mux::{self, Channel, Frame, Writer};
+use super::mux::{self, Channel, Frame, Inlet, Room, Writer};
 use headers::{HeaderReader, HeaderWriter};
 
-/// One frame's payload, bytes. spdystream writes 32 KiB at most, other clients 64 KiB.
-const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// One control frame's payload, bytes. The largest that Kubernetes sends has a few hundred.
+const CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a data frame are handed on in pieces of this size: its length costs no memory.
+const PIECE: usize = 32 * 1024;
 /// Streams that may be open at once.
 const STREAMS_MAX: usize = 1000;
-/// How long what is still to be written may take when a session is over.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(10);
+/// Opened channels that wait for the handler to take them.
+const OPENED_MAX: usize = 16;
 
 const SYN_STREAM: u16 = 1;
 const SYN_REPLY: u16 = 2;
 const RST_STREAM: u16 = 3;
 const PING: u16 = 6;
 const GOAWAY: u16 = 7;
+const HEADERS: u16 = 8;
 const VERSION: u16 = 3;
 const FLAG_FIN: u8 = 1;
 /// RST_STREAM: REFUSED_STREAM.
@@ -43,33 +45,9 @@ where
 {
     let (read, write) = tokio::io::split(connection);
     let (writer, frames) = mux::writer();
-    let (channels, opened) = mpsc::channel(16);
-    let mut reading = Box::pin(Reader::new(writer, channels).run(BufReader::new(read)));
-    let mut writing = Box::pin(write_frames(write, frames));
-    let mut handling = std::pin::pin!(handler(opened));
-    tokio::select! {
-        () = &mut handling => {
-            // Without the reader's end, the writer stops when all is written.
-            drop(reading);
-            if tokio::time::timeout(LAST_WORDS_MAX, writing).await.is_err() {
-                tracing::debug!("a streaming client reads too slowly for its last bytes");
-            }
-        }
-        ended = &mut reading => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a SPDY connection ends");
-            }
-            // This is how the handler learns that the client is gone.
-            drop(writing);
-            drop(reading);
-            handling.await;
-        }
-        _ = &mut writing => {
-            drop(reading);
-            drop(writing);
-            handling.await;
-        }
-    }
+    let (channels, opened) = mpsc::channel(OPENED_MAX);
+    let reading = Reader::new(writer.clone(), channels).run(BufReader::new(read));
+    mux::carry(handler(opened), reading, write_frames(write, frames), writer).await;
 }
 
 /// What the client has open.
@@ -78,8 +56,9 @@ struct Reader {
     channels: mpsc::Sender<Channel>,
     headers: HeaderReader,
     replies: HeaderWriter,
-    /// Where the bytes of each stream go, until it ends.
-    streams: HashMap<u32, mpsc::Sender<Bytes>>,
+    room: Room,
+    /// Where the bytes of each stream go.
+    streams: HashMap<u32, Inlet>,
 }
 
 impl Reader {
@@ -89,6 +68,7 @@ impl Reader {
             channels,
             headers: HeaderReader::new(),
             replies: HeaderWriter::default(),
+            room: Room::default(),
             streams: HashMap::new(),
         }
     }
@@ -104,15 +84,15 @@ impl Reader {
             let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
             let flags = head[4];
             let length = usize::from(head[5]) << 16 | usize::from(head[6]) << 8 | usize::from(head[7]);
-            if length > FRAME_BYTES_MAX {
-                return Err(invalid("a frame is too large"));
+            if first >> 31 == 0 {
+                self.data(first, flags, length, &mut connection).await?;
+                continue;
+            }
+            if length > CONTROL_BYTES_MAX {
+                return Err(invalid("a control frame is too large"));
             }
             let mut payload = BytesMut::zeroed(length);
             connection.read_exact(&mut payload).await?;
-            if first >> 31 == 0 {
-                self.data(first, flags, payload.freeze()).await;
-                continue;
-            }
             let [version, kind] =
                 [head[0..2].try_into(), head[2..4].try_into()].map(|b| b.map_or(0, u16::from_be_bytes));
             if version & 0x7fff != VERSION {
@@ -121,27 +101,42 @@ impl Reader {
             match kind {
                 SYN_STREAM => self.open(flags, &payload).await?,
                 RST_STREAM => {
-                    self.streams.remove(&(be32(&payload, 0)? & STREAM_ID));
+                    if let Some(stream) = self.streams.remove(&(be32(&payload, 0)? & STREAM_ID)) {
+                        stream.reset();
+                    }
                 }
+                // Nothing depends on them, but the compression of all blocks is one stream.
+                HEADERS => drop(self.headers.read(payload.get(4..).unwrap_or_default())?),
                 // Even ids would be answers to pings of ours, of which there are none.
-                PING if be32(&payload, 0)? % 2 == 1 => self.own(control(PING, 0, &payload)).await?,
+                PING if be32(&payload, 0)? % 2 == 1 => self.own(control(PING, 0, &payload[..4])).await,
                 GOAWAY => return Ok(()),
-                // SETTINGS, WINDOW_UPDATE, HEADERS: nothing here depends on them.
+                // SETTINGS, WINDOW_UPDATE: nothing here depends on them.
                 _ => {}
             }
         }
     }
 
-    async fn data(&mut self, id: u32, flags: u8, bytes: Bytes) {
-        if let Some(stream) = self.streams.get(&id) {
-            // A handler that reads no more is no fault of the client's: the bytes are dropped.
-            if !bytes.is_empty() {
-                let _ = stream.send(bytes).await;
+    async fn data<R: AsyncRead + Unpin>(
+        &mut self,
+        id: u32,
+        flags: u8,
+        mut length: usize,
+        connection: &mut R,
+    ) -> io::Result<()> {
+        while length > 0 {
+            let mut piece = BytesMut::zeroed(length.min(PIECE));
+            connection.read_exact(&mut piece).await?;
+            length -= piece.len();
+            if let Some(stream) = self.streams.get(&id) {
+                stream.put(piece.freeze()).await;
             }
         }
-        if flags & FLAG_FIN != 0 {
-            self.streams.remove(&id);
+        if flags & FLAG_FIN != 0
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            stream.end();
         }
+        Ok(())
     }
 
     async fn open(&mut self, flags: u8, payload: &[u8]) -> io::Result<()> {
@@ -149,29 +144,38 @@ impl Reader {
         // After the two ids come priority and slot. Headers must be read even for a refused stream: the
         // compression is the connection's.
         let headers = self.headers.read(payload.get(10..).ok_or_else(|| invalid("a cut SYN_STREAM"))?)?;
-        if self.streams.len() >= STREAMS_MAX || self.streams.contains_key(&id) {
+        if self.streams.len() >= STREAMS_MAX {
+            self.streams.retain(|_, stream| !stream.is_over());
+        }
+        let full = self.streams.len() >= STREAMS_MAX || self.streams.contains_key(&id);
+        let place = if full { None } else { self.channels.clone().reserve_owned().await.ok() };
+        let Some(place) = place else {
             let mut reset = BytesMut::new();
             reset.put_u32(id);
             reset.put_u32(REFUSED);
-            return self.own(control(RST_STREAM, 0, &reset)).await;
+            self.own(control(RST_STREAM, 0, &reset)).await;
+            return Ok(());
+        };
+        let (channel, mut inlet) = Channel::new(id, headers, self.writer.clone(), &self.room);
+        if flags & FLAG_FIN != 0 {
+            inlet.end();
         }
-        let (channel, sender) = Channel::new(id, headers, self.writer.clone());
-        if flags & FLAG_FIN == 0 {
-            self.streams.insert(id, sender);
-        }
+        self.streams.insert(id, inlet);
         let mut reply = BytesMut::new();
         reply.put_u32(id);
         reply.put_slice(&self.replies.empty());
-        self.own(control(SYN_REPLY, 0, &reply)).await?;
-        self.channels.send(channel).await.map_err(|_| invalid("nobody takes channels any more"))
+        self.own(control(SYN_REPLY, 0, &reply)).await;
+        place.send(channel);
+        Ok(())
     }
 
-    async fn own(&self, frame: Bytes) -> io::Result<()> {
-        self.writer.send(Frame::Own(frame)).await.map_err(|_| invalid("nobody writes any more"))
+    async fn own(&self, frame: Bytes) {
+        // When nobody writes any more, the session is over and this end only waits for the client's.
+        let _ = self.writer.send(Frame::Own(frame)).await;
     }
 }
 
-/// Writes frames until nobody is left to send any, then says goodbye.
+/// Writes frames to the goodbye.
 async fn write_frames<W: AsyncWrite + Unpin>(
     mut connection: W,
     mut frames: mpsc::Receiver<Frame>,
@@ -179,18 +183,20 @@ async fn write_frames<W: AsyncWrite + Unpin>(
     while let Some(frame) = frames.recv().await {
         match frame {
             Frame::Data(id, bytes) => {
-                for piece in bytes.chunks(FRAME_BYTES_MAX) {
+                for piece in bytes.chunks(PIECE) {
                     connection.write_all(&data_head(id, 0, piece.len())).await?;
                     connection.write_all(piece).await?;
                 }
             }
             Frame::End(id) => connection.write_all(&data_head(id, FLAG_FIN, 0)).await?,
             Frame::Own(bytes) => connection.write_all(&bytes).await?,
+            Frame::Goodbye => break,
         }
         if frames.is_empty() {
             connection.flush().await?;
         }
     }
+    drop(frames);
     connection.write_all(&control(GOAWAY, 0, &[0; 8])).await?;
     connection.shutdown().await
 }

@@ -1,0 +1,479 @@
+//! Exec, attach and port-forward by crictl over both of its transports, and clients that mean no good.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use api::v1;
+use e2e::command::{Said, command, run, run_with_input};
+use e2e::{Container, Node, Pod, eventually};
+
+const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
+/// What must not take long takes less.
+const SOON: Duration = Duration::from_secs(15);
+/// More than all buffers between crictl and a container hold together.
+const LARGE: usize = 6 * 1024 * 1024;
+
+fn crictl(node: &Node, verb: &str, transport: &str, args: &[&str], input: &[u8]) -> Said {
+    let all = [&[verb, "--transport", transport], args].concat();
+    run_with_input(&mut node.crictl_command(&all), input)
+}
+
+fn busy(node: &Node) -> (Pod<'_>, Container<'_>) {
+    let pod = node.pod("busy").run();
+    let container = pod.container("main").idle().start();
+    (pod, container)
+}
+
+/// Descriptors that the service has open.
+fn descriptors(node: &Node) -> usize {
+    let pid = node.service_pid().expect("the service runs");
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Asserts that the service's descriptors go back to what they were.
+#[track_caller]
+fn no_descriptor_leaks(node: &Node, before: usize) {
+    eventually("the service's descriptors are closed", SOON, || {
+        let now = descriptors(node);
+        // A connection of the tests' own CRI client may come or go.
+        if now <= before + 1 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
+    });
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn exec_carries_all_three_streams_and_the_exit_code() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    let before = descriptors(&node);
+    for transport in TRANSPORTS {
+        let exec = |args: &[&str], input: &[u8]| crictl(&node, "exec", transport, args, input);
+        let said = exec(&[&container.id, "echo", "streamed"], b"");
+        assert_eq!((said.code, &*said.stdout), (0, "streamed\n"), "{transport}: {said:?}");
+        let said = exec(&["-i", &container.id, "sh", "-c", "cat; echo err >&2; exit 3"], b"through stdin\n");
+        assert_eq!(said.stdout, "through stdin\n", "{transport}");
+        assert!(said.stderr.contains("err") && said.stderr.contains("exit code 3"), "{transport}: {said:?}");
+        assert_ne!(said.code, 0, "{transport}");
+        let said = exec(&[&container.id, "sh", "-c", "kill -9 $$"], b"").fails();
+        assert!(said.contains("exit code 137"), "{transport}: {said}");
+        let said = exec(&[&container.id, "/no/such/program"], b"").fails();
+        assert!(said.contains("/no/such/program"), "{transport}: {said}");
+    }
+    no_descriptor_leaks(&node, before);
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn exec_loses_no_byte_of_much_input_and_output() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    let input: Vec<u8> = (0..LARGE).map(|at| b'a' + u8::try_from(at % 23).unwrap()).collect();
+    for transport in TRANSPORTS {
+        let said = crictl(&node, "exec", transport, &["-i", &container.id, "cat"], &[]);
+        assert_eq!((said.code, said.stdout.len()), (0, 0), "{transport}: no input at all");
+        let line = format!("yes 0123456789abcde | head -c {LARGE}");
+        let output = crictl(&node, "exec", transport, &[&container.id, "sh", "-c", &line], b"").ok();
+        assert_eq!(output.len(), LARGE, "{transport}");
+        let said = crictl(&node, "exec", transport, &["-i", &container.id, "md5sum"], &input).ok();
+        let sum = run_with_input(&mut command("md5sum"), &input).ok();
+        assert_eq!(said, sum, "{transport}");
+        // Input that nobody wants is no reason to fail or to wait.
+        crictl(&node, "exec", transport, &["-i", &container.id, "true"], &input).ok();
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn exec_of_what_leaves_a_child_behind_does_not_wait_for_it() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    for transport in TRANSPORTS {
+        let began = Instant::now();
+        let args = [&*container.id, "sh", "-c", "sleep 60 & echo done"];
+        assert_eq!(crictl(&node, "exec", transport, &args, b"").ok(), "done\n", "{transport}");
+        assert!(began.elapsed() < SOON, "{transport}");
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+/// Runs a shell line whose `$CRICTL` is crictl, on a terminal of 77 by 33.
+fn on_a_terminal(node: &Node, line: &str) -> Said {
+    let crictl = node.crictl_command(&[]);
+    let words = std::iter::once(crictl.get_program()).chain(crictl.get_args());
+    let crictl: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let line = format!("CRICTL='{}'; stty cols 77 rows 33; {line}", crictl.join(" "));
+    // script(1) takes the end of its own input for a hang-up: a pipe that stays open is none.
+    let mut child = command("script")
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start script (bsdutils)");
+    let stdin = child.stdin.take();
+    let said = child.wait_with_output().unwrap().into();
+    drop(stdin);
+    said
+}
+
+#[test]
+fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    let before = descriptors(&node);
+    for transport in TRANSPORTS {
+        let exec = format!("$CRICTL exec --transport {transport} -it {}", container.id);
+        let wait =
+            "i=0; until [ \"$(stty size)\" = \"SIZE\" ] || [ $i = 50 ]; do sleep 0.1; i=$((i+1)); done";
+        let first = wait.replace("SIZE", "33 77");
+        let said = on_a_terminal(&node, &format!("{exec} sh -c '{first}; stty size; tty; exit 4'"));
+        assert!(said.stdout.contains("33 77") && said.stdout.contains("/dev/pts/"), "{transport}: {said:?}");
+        assert!(said.stdout.contains("exit code 4"), "{transport}: {said:?}");
+        let then = wait.replace("SIZE", "44 99");
+        let line = format!("(sleep 1; stty cols 99 rows 44 </dev/tty) & {exec} sh -c '{then}; stty size'");
+        let said = on_a_terminal(&node, &line);
+        assert!(said.stdout.contains("44 99"), "{transport}: {said:?}");
+    }
+    no_descriptor_leaks(&node, before);
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn a_command_goes_on_when_its_client_is_killed_and_a_terminal_hangs_up() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    let before = descriptors(&node);
+    for transport in TRANSPORTS {
+        let line =
+            format!("for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.1; done; touch /done-{transport}");
+        let args = ["exec", "--transport", transport, "-i", &container.id, "sh", "-c", &line];
+        let mut client =
+            node.crictl_command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut first = String::new();
+        BufReader::new(client.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        assert_eq!(first, "1\n", "{transport}");
+        kill(client);
+        eventually("the command goes on to its end", SOON, || {
+            let there = container.try_exec(&["test", "-e", &format!("/done-{transport}")], 10).unwrap();
+            if there.exit_code == 0 { Ok(()) } else { Err("it has not".into()) }
+        });
+        // As any terminal that goes away: with SIGHUP.
+        let line =
+            format!("timeout -s KILL 2 $CRICTL exec --transport {transport} -it {} sleep 4321", container.id);
+        on_a_terminal(&node, &line);
+        eventually("the terminal's process is gone", SOON, || {
+            let found = container.sh("ps | grep -c '[s]leep 4321' || true");
+            if found == "0\n" { Ok(()) } else { Err(found) }
+        });
+    }
+    no_descriptor_leaks(&node, before);
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn attach_shows_what_is_written_from_then_on_and_the_exit_code() {
+    let node = Node::start();
+    let pod = node.pod("attached").run();
+    for transport in TRANSPORTS {
+        let line = "while [ ! -e /go ]; do sleep 0.05; done; echo out; echo err >&2; exit 5";
+        let container = pod.container(transport).sh(line).start();
+        let args = ["attach", "--transport", transport, &container.id];
+        let mut command = node.crictl_command(&args);
+        let client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // There is no telling when it is attached.
+        std::thread::sleep(Duration::from_millis(700));
+        container.sh("touch /go");
+        let said: Said = client.wait_with_output().unwrap().into();
+        assert_eq!(said.stdout, "out\n", "{transport}: {said:?}");
+        assert!(said.stderr.contains("err") && said.stderr.contains("exit code 5"), "{transport}: {said:?}");
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn attach_feeds_a_container_whose_input_ends_with_its_first_client() {
+    let node = Node::start();
+    let pod = node.pod("fed").run();
+    for transport in TRANSPORTS {
+        let builder = pod.container(transport).sh("cat; echo ended; exit 6");
+        let container = builder.with(|config| (config.stdin, config.stdin_once) = (true, true)).start();
+        let said = crictl(&node, "attach", transport, &["-i", &container.id], b"typed\n");
+        assert_eq!(said.stdout, "typed\nended\n", "{transport}: {said:?}");
+        assert!(said.stderr.contains("exit code 6"), "{transport}: {said:?}");
+        assert_eq!(container.exit().exit_code, 6);
+
+        let builder = pod.container(&format!("{transport}-gone")).sh("cat; exit 7");
+        let container = builder.with(|config| (config.stdin, config.stdin_once) = (true, true)).start();
+        let args = ["attach", "--transport", transport, "-i", &container.id];
+        let mut client =
+            node.crictl_command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        client.stdin.as_mut().unwrap().write_all(b"half\n").unwrap();
+        let mut echoed = [0; 5];
+        client.stdout.as_mut().unwrap().read_exact(&mut echoed).unwrap();
+        assert_eq!(&echoed, b"half\n", "{transport}");
+        kill(client);
+        assert_eq!(container.exit().exit_code, 7, "{transport}: a client that is killed detaches too");
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn attach_that_comes_and_goes_leaves_the_container_and_no_descriptor() {
+    let node = Node::start();
+    let pod = node.pod("passing").run();
+    let builder = pod.container("main").sh("while :; do echo tick; read -t 1 line && echo got $line; done");
+    let container = builder.with(|config| config.stdin = true).start();
+    let before = descriptors(&node);
+    for transport in TRANSPORTS {
+        for _ in 0..3 {
+            let args = ["attach", "--transport", transport, "-i", &container.id];
+            let mut command = node.crictl_command(&args);
+            let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap() == "tick"), "{transport}");
+            client.stdin.as_mut().unwrap().write_all(b"word\n").unwrap();
+            assert!(lines.any(|line| line.unwrap() == "got word"), "{transport}");
+            kill(client);
+        }
+    }
+    assert!(container.is_running());
+    no_descriptor_leaks(&node, before);
+    pod.remove();
+    node.leaves_nothing();
+}
+
+/// Waits until something in a pod listens: crictl gives up the whole forwarding at one refused connection.
+#[track_caller]
+fn listens(container: &Container<'_>, port: u16) {
+    eventually("it listens", SOON, || {
+        let table = container.sh("cat /proc/net/tcp /proc/net/tcp6");
+        if table.contains(&format!(":{port:04X} ")) { Ok(()) } else { Err(table) }
+    });
+}
+
+/// A forwarded port, for as long as the value lives.
+struct Forward {
+    child: Option<Child>,
+    /// It reports each connection; without a reader it would die of that.
+    _report: BufReader<std::process::ChildStdout>,
+}
+
+impl Forward {
+    fn start(node: &Node, transport: &str, pod: &Pod<'_>, port: &str) -> Self {
+        let args = ["port-forward", "--transport", transport, &pod.id, port];
+        let mut child =
+            node.crictl_command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut report = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        report.read_line(&mut line).unwrap();
+        assert!(line.starts_with("Forwarding from"), "{transport}: {line}");
+        Self { child: Some(child), _report: report }
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            kill(child);
+        }
+    }
+}
+
+#[test]
+fn forwarded_ports_reach_the_pod_many_at_once() {
+    let node = Node::start();
+    let pod = node.pod("web").run();
+    let line = format!(
+        "mkdir /srv && head -c {LARGE} /dev/zero | tr '\\0' z > /srv/large && echo small > /srv/small && \
+         exec httpd -f -p 127.0.0.1:80 -h /srv"
+    );
+    listens(&pod.container("main").sh(&line).start(), 80);
+    let before = descriptors(&node);
+    for (transport, port) in TRANSPORTS.into_iter().zip([10080_u16, 10081]) {
+        let forward = Forward::start(&node, transport, &pod, &format!("{port}:80"));
+        let to = SocketAddr::from(([127, 0, 0, 1], port));
+        node.machine.on_its_network(|| {
+            let get = |path: &str| e2e::http::request(to, "GET", path, "", b"").map(|answer| answer.body);
+            std::thread::scope(|scope| {
+                let large: Vec<_> = (0..4).map(|_| scope.spawn(|| get("/large").unwrap().len())).collect();
+                for _ in 0..20 {
+                    assert_eq!(get("/small").unwrap(), b"small\n", "{transport}");
+                }
+                assert!(large.into_iter().all(|thread| thread.join().unwrap() == LARGE), "{transport}");
+            });
+            // One that asks for much and reads nothing of it must not hold up the others for ever.
+            let mut deaf = TcpStream::connect(to).unwrap();
+            deaf.write_all(b"GET /large HTTP/1.0\r\n\r\n").unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            drop(deaf);
+            assert_eq!(get("/small").unwrap(), b"small\n", "{transport}");
+        });
+        drop(forward);
+        no_descriptor_leaks(&node, before);
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn a_forwarded_connection_is_half_closed_both_ways_and_a_closed_port_says_so() {
+    let node = Node::start();
+    let pod = node.pod("nc").run();
+    // It answers only once its client has said all.
+    let container = pod.container("main").sh("while :; do nc -l -p 7 -e sh -c 'wc -c'; done").start();
+    listens(&container, 7);
+    for (transport, port) in TRANSPORTS.into_iter().zip([10090_u16, 10091]) {
+        let forward = Forward::start(&node, transport, &pod, &format!("{port}:7"));
+        let to = SocketAddr::from(([127, 0, 0, 1], port));
+        let answer = node.machine.on_its_network(|| {
+            let mut stream = TcpStream::connect(to).unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            stream.write_all(&[b'x'; 12345]).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        assert_eq!(answer.trim(), "12345", "{transport}");
+        drop(forward);
+
+        let mut forward = Forward::start(&node, transport, &pod, &format!("{port}:9"));
+        node.machine.on_its_network(|| {
+            let mut stream = TcpStream::connect(to).unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0, "{transport}: it is closed");
+        });
+        let said: Said = forward.child.take().unwrap().wait_with_output().unwrap().into();
+        assert!(said.stderr.contains("refused"), "{transport}: {said:?}");
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+/// A URL for an exec, as its address and path.
+fn exec_url(node: &Node, container: &Container<'_>, argv: &[&str]) -> (SocketAddr, String) {
+    let request = v1::ExecRequest {
+        container_id: container.id.clone(),
+        cmd: argv.iter().map(|word| word.to_string()).collect(),
+        stdout: true,
+        ..Default::default()
+    };
+    let url = node.cri().exec(request).unwrap().url;
+    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    (address.parse().unwrap(), format!("/{path}"))
+}
+
+/// Upgrades to SPDY; the connection, or the status that refuses it.
+fn upgrade(to: SocketAddr, path: &str) -> Result<TcpStream, String> {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let head = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io";
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    let status = String::from_utf8(answer).unwrap().split(' ').nth(1).unwrap().to_string();
+    if status == "101" { Ok(stream) } else { Err(status) }
+}
+
+#[test]
+fn a_url_is_good_once_and_a_guess_is_good_for_nothing() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    let (to, path) = exec_url(&node, &container, &["true"]);
+    node.machine.on_its_network(|| {
+        assert!(upgrade(to, "/exec/00000000000000000000000000000000").is_err_and(|status| status == "404"));
+        assert!(upgrade(to, "/").is_err_and(|status| status == "404"));
+        upgrade(to, &path).expect("the first to come");
+        assert!(upgrade(to, &path).is_err_and(|status| status == "404"), "the second");
+    });
+    let (to, path) = exec_url(&node, &container, &["true"]);
+    let other = path.replace("/exec/", "/attach/");
+    node.machine.on_its_network(|| {
+        assert!(upgrade(to, &other).is_err_and(|status| status == "404"), "a token is for one thing");
+        assert!(upgrade(to, &path).is_err_and(|status| status == "404"), "which spends it");
+    });
+    // A container that has ended meanwhile is told of at once.
+    container.stop(0);
+    let said = crictl(&node, "exec", "spdy", &[&container.id, "true"], b"").fails();
+    assert!(said.contains("exited"), "{said}");
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn hostile_frames_end_their_connection_and_nothing_else() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    let before = descriptors(&node);
+    let zlib_rubbish = [&[0x80, 3, 0, 1, 0, 0, 0, 20][..], &[0; 10], &[0xde; 10]].concat();
+    let huge_control = [&[0x80, 3, 0, 4, 0, 0xff, 0xff, 0xff][..], &[0; 1024]].concat();
+    for bytes in [zlib_rubbish, huge_control, vec![0xff; 4096]] {
+        let (to, path) = exec_url(&node, &container, &["true"]);
+        node.machine.on_its_network(|| {
+            let mut stream = upgrade(to, &path).unwrap();
+            stream.write_all(&bytes).unwrap();
+            // The end, or a reset over what was not read; but no waiting.
+            let mut answer = Vec::new();
+            if let Err(error) = stream.read_to_end(&mut answer) {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it is still open");
+            }
+        });
+    }
+    // A flood on which nobody acts and which nobody reads.
+    let (to, path) = exec_url(&node, &container, &["true"]);
+    node.machine.on_its_network(|| {
+        let mut stream = upgrade(to, &path).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        let ping = [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1];
+        let window = [0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff];
+        let many: Vec<u8> = (0..1000).flat_map(|_| [&ping[..], &window].concat()).collect();
+        for _ in 0..300 {
+            if stream.write_all(&many).is_err() {
+                break;
+            }
+        }
+    });
+    let said = crictl(&node, "exec", "spdy", &[&container.id, "echo", "unharmed"], b"").ok();
+    assert_eq!(said, "unharmed\n");
+    no_descriptor_leaks(&node, before);
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn sessions_end_with_the_service_and_it_does_not_wait_for_them() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    let args = ["exec", "-i", &container.id, "sh", "-c", "echo up; exec sleep 1000"];
+    let mut client = node.crictl_command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(client.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, "up\n");
+    let began = Instant::now();
+    assert_eq!(node.terminate(), Some(0));
+    assert!(began.elapsed() < SOON);
+    client.wait().unwrap();
+    node.start_service();
+    assert!(container.is_running());
+    let listed = run(&mut node.crictl_command(&["exec", &container.id, "echo", "again"])).ok();
+    assert_eq!(listed, "again\n");
+    pod.remove();
+    node.leaves_nothing();
+}
