@@ -23,6 +23,7 @@ mod stdio;
 mod stop;
 mod subtree;
 mod time;
+mod undo;
 
 use std::process::ExitCode;
 
