@@ -13,6 +13,7 @@ mod exec;
 mod memory;
 mod note;
 mod options;
+mod orphan;
 mod peer;
 mod reap;
 mod requests;

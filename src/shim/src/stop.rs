@@ -207,4 +207,14 @@ impl Server {
         self.finished = true;
         Ok(())
     }
+
+    /// Nobody has ever connected and nobody can: it ends, and what is at its socket's path now is not its own.
+    pub(crate) fn end_unfound(&mut self) {
+        if let Some(init) = self.pod_init.take() {
+            let _ = kernel::pidfd::signal(init, SIGKILL);
+        }
+        // It has recorded nothing.
+        let _ = fs::remove_dir(&self.exits);
+        self.finished = true;
+    }
 }

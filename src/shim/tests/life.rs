@@ -253,3 +253,39 @@ async fn starting_twice_finds_the_first_and_an_unusable_directory_is_said() {
     let error = node.shims.start(&spec).await.unwrap_err();
     assert!(matches!(error, ShimError::Spawn { .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_shim_whose_pod_was_removed_before_anybody_connected_ends() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let dir = node.shims.state.join("pods").join(&node.pod);
+    let exits = node.shims.root.join("exits").join(&node.pod);
+    let start = || {
+        let mut command = kernel::process::command(&node.shims.binary);
+        command.args(["run", "--shared-pid", "--pod", node.pod.as_str(), "--dir"]).arg(&dir);
+        command.arg("--exits").arg(&exits).output().unwrap()
+    };
+    // Before its start: it does not bring the directory back.
+    let late = start();
+    assert!(!late.status.success());
+    let said = String::from_utf8(late.stderr).unwrap();
+    assert!(said.contains("No such file"), "{said}");
+    assert!(!dir.exists() && !exits.exists());
+    // After it, with nobody connected: it sees that and ends, with its pid 1.
+    fs::create_dir_all(&dir).unwrap();
+    assert!(start().status.success());
+    let shims = || {
+        let table = kernel::process::table().unwrap().into_iter().filter(|process| !process.zombie);
+        let ours = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(node.pod.as_str())
+        };
+        table.map(|process| process.pid).filter(ours).count()
+    };
+    assert_eq!(shims(), 2, "the shim and pid 1 of the shared PID namespace");
+    fs::remove_dir_all(&dir).unwrap();
+    within(Duration::from_secs(13), "end of the shim", async || (shims() == 0).then_some(())).await;
+    assert!(!dir.exists() && !exits.exists());
+}
