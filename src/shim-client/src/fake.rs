@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Write as _;
+use std::ops::Bound;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -292,7 +293,7 @@ impl World {
     }
 
     fn decide(&mut self, pod: &PodId, body: RequestBody) -> Fate {
-        let question = matches!(body, RequestBody::Hello | RequestBody::State);
+        let question = matches!(body, RequestBody::Hello | RequestBody::State(_));
         self.asked.push((pod.clone(), body.clone()));
         if !question {
             if let Some(failure) = self.fail_next.take() {
@@ -372,13 +373,14 @@ impl World {
             | RequestBody::Resize(_)
             | RequestBody::ReopenLog { .. } => refuse(FailureKind::WrongState, "the container does not run"),
             RequestBody::KillExec(_) | RequestBody::CloseStdin { .. } => Ok(ReplyBody::Done),
-            RequestBody::State => {
+            RequestBody::State(after) => {
                 let state = |(id, phase): (&ContainerId, &Phase)| ContainerState {
                     container: id.clone(),
                     phase: phase.clone(),
                 };
-                let containers = pod.containers.iter().map(state).collect();
-                Ok(ReplyBody::State(StateReply { pod_init: pod.pod_init, containers }))
+                let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                let containers = pod.containers.range::<ContainerId, _>((from, Bound::Unbounded)).map(state);
+                Ok(ReplyBody::State(StateReply::page(pod.pod_init, containers)))
             }
             RequestBody::Shutdown
                 if pod.containers.values().any(|phase| matches!(phase, Phase::Running(_))) =>

@@ -1,10 +1,12 @@
 //! Shims as processes of this machine.
 
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use kernel::seqpacket;
+use kernel::{SysError, seqpacket};
 use model::PodId;
 use model::limits::SHIM_REPLY_MAX;
 
@@ -28,6 +30,13 @@ impl LocalShims {
     }
 }
 
+/// The directory that holds a pod's socket. Most often it is there, with more of the pod in it. It is made here and
+/// not by the shim: a shim that comes late, when its pod has been removed again, must not bring it back.
+fn make(dir: &Path) -> Result<(), SysError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(dir);
+    made.map_err(|e| SysError::path("mkdir", dir, e))
+}
+
 #[async_trait::async_trait]
 impl Shims for LocalShims {
     async fn start(&self, spec: &ShimSpec) -> Result<Shim, ShimError> {
@@ -37,9 +46,11 @@ impl Shims for LocalShims {
             Err(ShimError::NotRunning { .. }) => {}
             found => return found,
         }
+        let dir = self.dir(pod);
+        make(&dir).map_err(|source| ShimError::System { attempt: "start", pod: pod.clone(), source })?;
         let mut command = kernel::process::command(&self.binary);
         command.args(["run", "--pod", pod.as_str()]);
-        command.arg("--dir").arg(self.dir(pod)).arg("--exits").arg(directory(&self.root, pod));
+        command.arg("--dir").arg(&dir).arg("--exits").arg(directory(&self.root, pod));
         if spec.shared_pid {
             command.arg("--shared-pid");
         }

@@ -263,9 +263,21 @@ impl Shim {
     /// # Errors
     /// [`ShimError`].
     pub async fn whole_state(&self) -> Result<StateReply, ShimError> {
-        match self.call("ask for the state", RequestBody::State, &[], SHIM_REPLY_MAX).await? {
-            (ReplyBody::State(state), _) => Ok(state),
-            _ => Err(unexpected("ask for the state", self.pod())),
+        const ATTEMPT: &str = "ask for the state";
+        let mut containers = Vec::new();
+        loop {
+            let after = containers.last().map(|last: &ContainerState| last.container.clone());
+            match self.call(ATTEMPT, RequestBody::State(after.clone()), &[], SHIM_REPLY_MAX).await? {
+                (ReplyBody::State(page), _) => {
+                    // A shim that repeated itself would be asked for ever.
+                    let further = page.containers.last().map(|last| &last.container) > after.as_ref();
+                    containers.extend(page.containers);
+                    if !(page.more && further) {
+                        return Ok(StateReply { pod_init: page.pod_init, containers, more: false });
+                    }
+                }
+                _ => return Err(unexpected(ATTEMPT, self.pod())),
+            }
         }
     }
 

@@ -61,13 +61,13 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn prepare(options: &Options) -> Result<Server, SysError> {
-    for dir in [&options.dir, &options.exits] {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(dir)
-            .map_err(|e| SysError::path("mkdir", dir, e))?;
-    }
+    // The pod's directory is the service's to make: where it is gone by now, the pod is, and nothing is left behind.
+    fs::read_dir(&options.dir).map_err(|e| SysError::path("open", &options.dir, e))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(&options.exits)
+        .map_err(|e| SysError::path("mkdir", &options.exits, e))?;
     rustix::process::setsid().map_err(|e| SysError::bare("setsid", e))?;
     process::become_subreaper()?;
     // Before anything else forks: a child of pid 1's must not hold the socket.
@@ -76,8 +76,12 @@ fn prepare(options: &Options) -> Result<Server, SysError> {
         redirect_stdio(&options.dir.join("shim.log"))?;
         Server::new(options, listener, pod_init)
     });
-    if let (Err(_), Some(pid)) = (&started, pod_init) {
-        let _ = kernel::pidfd::signal(pid, 9);
+    if started.is_err() {
+        if let Some(pid) = pod_init {
+            let _ = kernel::pidfd::signal(pid, 9);
+        }
+        // The pod may have been removed since; what has records stays.
+        let _ = fs::remove_dir(&options.exits);
     }
     started
 }

@@ -13,6 +13,7 @@ mod exec;
 mod memory;
 mod note;
 mod options;
+mod orphan;
 mod peer;
 mod reap;
 mod requests;
@@ -23,6 +24,7 @@ mod stdio;
 mod stop;
 mod subtree;
 mod time;
+mod undo;
 
 use std::process::ExitCode;
 

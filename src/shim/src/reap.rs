@@ -15,6 +15,7 @@ use crate::runtime::{Job, Purpose};
 use crate::server::Server;
 use crate::stdio::drain;
 use crate::time::now;
+use crate::undo::clear_away;
 
 const SIGKILL: i32 = 9;
 
@@ -77,7 +78,7 @@ impl Server {
     }
 
     fn job_ended(&mut self, mut job: Job, code: i32) {
-        if code == 0 {
+        if code == 0 && !job.is_aborted() {
             let left = job.deadline.saturating_duration_since(Instant::now());
             let result = match &job.purpose {
                 Purpose::Create(id) => self.created(&id.clone(), left).map_err(|f| (id.clone(), f)),
@@ -113,12 +114,20 @@ impl Server {
             // Nothing of the container's ran yet: what is there is the runtime's.
             more = drain(container.outputs.remove(at).fd, 64 * 1024);
         }
-        let failure = job.failure(code, &more);
+        let (failure, late) = (job.failure(code, &more), job.is_late());
         match job.purpose {
             Purpose::Create(id) | Purpose::Start(id) => self.undo(&id, failure),
             Purpose::Undo(id, first) => {
                 note(format_args!("undoing a failed start failed: {failure}"));
                 self.undone(&id, first);
+            }
+            // Its processes are dead, and a runtime that hangs once hangs twice.
+            Purpose::Delete(id, asked) | Purpose::DeleteByForce(id, asked) if late => {
+                note(format_args!("deleted without the runtime: {failure}"));
+                if let Some(container) = self.containers.get(&id) {
+                    clear_away(&container.spec);
+                }
+                self.deleted(&id, asked);
             }
             Purpose::Delete(id, asked) => {
                 if let Err(failure) = self.delete_by_force(&id, asked) {

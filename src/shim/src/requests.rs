@@ -1,5 +1,6 @@
 //! What each request does: those that are answered at once are here, the others in their own modules.
 
+use std::ops::Bound;
 use std::os::fd::OwnedFd;
 
 use kernel::SysError;
@@ -46,10 +47,12 @@ impl Server {
             RequestBody::Resize(resize) => done(self.resize(&resize)),
             RequestBody::CloseStdin { container } => done(self.close_stdin(&container)),
             RequestBody::ReopenLog { container } => done(self.reopen_log(&container)),
-            RequestBody::State => Some(Ok(ReplyBody::State(StateReply {
-                pod_init: self.pod_init,
-                containers: self.containers.values().map(Container::state).collect(),
-            }))),
+            RequestBody::State(after) => {
+                let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                let containers = self.containers.range::<ContainerId, _>((from, Bound::Unbounded));
+                let states = containers.map(|(_, container)| container.state());
+                Some(Ok(ReplyBody::State(StateReply::page(self.pod_init, states))))
+            }
             RequestBody::Shutdown => done(self.shutdown()),
         }
     }

@@ -39,6 +39,22 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
+    /// The container that it starts.
+    pub(crate) fn starts(&self) -> Option<&ContainerId> {
+        match self {
+            Self::Create(id) | Self::Start(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The container that it removes.
+    pub(crate) fn removes(&self) -> Option<&ContainerId> {
+        match self {
+            Self::Undo(id, _) | Self::Delete(id, _) | Self::DeleteByForce(id, _) => Some(id),
+            _ => None,
+        }
+    }
+
     /// As failures name it.
     pub(crate) fn stage(&self) -> &'static str {
         match self {
@@ -58,6 +74,8 @@ pub(crate) struct Job {
     allowed: Duration,
     /// Killed because its deadline had passed.
     late: bool,
+    /// Killed because its container is wanted gone.
+    aborted: bool,
     /// What its `--log` is.
     log: PathBuf,
     /// What it printed, where that is not the container's own standard error.
@@ -103,6 +121,7 @@ impl Call<'_> {
             deadline,
             allowed: self.allowed,
             late: false,
+            aborted: false,
             log: self.log,
             stderr: self.stderr,
             tree,
@@ -116,17 +135,36 @@ impl Job {
     /// and again until the child has ended.
     pub(crate) fn expire(&mut self, now: Instant) {
         if now >= self.deadline {
-            self.late = true;
+            self.late |= !self.aborted;
             subtree::kill(&mut self.tree);
             self.deadline = now + Duration::from_millis(50);
         }
+    }
+
+    /// Kills the invocation and all that it has started, now; `expire` goes on until it has ended.
+    pub(crate) fn abort(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.aborted, true) {
+            self.deadline = now;
+        }
+    }
+
+    /// Whether it is to fail, whatever its exit code.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted
+    }
+
+    /// Whether its deadline has ended it.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late
     }
 
     /// Why it failed: its stage, its exit, its own words; `more` is standard error that was the container's.
     pub(crate) fn failure(&mut self, code: i32, more: &str) -> Failure {
         let printed = self.stderr.take().map(|fd| drain(fd, 64 * 1024)).unwrap_or_default();
         let words = words(&fs::read(&self.log).unwrap_or_default(), &[&printed, more]);
-        let (what, kind) = if self.late {
+        let (what, kind) = if self.aborted {
+            ("aborted: the container was killed or deleted meanwhile".to_owned(), FailureKind::WrongState)
+        } else if self.late {
             (format!("not done after {} ms, killed", self.allowed.as_millis()), FailureKind::Deadline)
         } else {
             (format!("exit status {code}"), FailureKind::Internal)

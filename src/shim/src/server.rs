@@ -17,6 +17,7 @@ use crate::cri_log::Stream;
 use crate::exec::Exec;
 use crate::note::note;
 use crate::options::Options;
+use crate::orphan::Orphan;
 use crate::peer::{Link, Peer};
 use crate::requests::Asked;
 use crate::runtime::Job;
@@ -93,6 +94,7 @@ pub(crate) struct Server {
     pub(crate) socket: PathBuf,
     /// Set by the last request.
     pub(crate) finished: bool,
+    orphan: Orphan,
     /// For every read of an output or an input.
     pub(crate) buffer: Vec<u8>,
     disk_retry: Instant,
@@ -103,6 +105,7 @@ impl Server {
         // What a service manager or a terminal sends to the service's group never ends a pod. They are blocked,
         // not ignored: containers would inherit that.
         let signals = process::signal_fd(&[SIGCHLD, SIGTERM, SIGINT, SIGHUP])?;
+        let socket = options.dir.join("shim.sock");
         let mut watch = Watch { epoll: Epoll::new()?, sources: BTreeMap::new(), last: 0 };
         watch.add(&listener, Source::Listener, Interest::Read)?;
         watch.add(&signals, Source::Signals, Interest::Read)?;
@@ -118,7 +121,8 @@ impl Server {
             sweeps: Vec::new(),
             pod_init,
             exits: options.exits.clone(),
-            socket: options.dir.join("shim.sock"),
+            orphan: Orphan::new(socket.clone())?,
+            socket,
             finished: false,
             buffer: Vec::new(),
             disk_retry: Instant::now(),
@@ -188,7 +192,7 @@ impl Server {
         let sweeps = self.sweeps.iter().map(|sweep| sweep.again_at);
         let disk =
             self.containers.values().any(|c| c.record_owed || c.log.owes_marker()).then_some(self.disk_retry);
-        let next = jobs.chain(execs).chain(sweeps).chain(disk).min()?;
+        let next = jobs.chain(execs).chain(sweeps).chain(disk).chain(self.orphan.look_at()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -197,6 +201,9 @@ impl Server {
         self.jobs.values_mut().for_each(|job| job.expire(at));
         self.execs.values_mut().for_each(|exec| exec.expire(at));
         self.sweep(at);
+        if self.orphan.is_lost(at) {
+            self.end_unfound();
+        }
         if at >= self.disk_retry {
             for container in self.containers.values_mut() {
                 if container.record_owed {
@@ -213,7 +220,10 @@ impl Server {
     fn accept(&mut self) {
         match seqpacket::accept(self.listener.as_fd()) {
             Ok(Some(socket)) => match self.watch.add(&socket, Source::Peer, Interest::Read) {
-                Ok(token) => drop(self.peers.insert(token, Peer::new(socket))),
+                Ok(token) => {
+                    self.orphan.found();
+                    self.peers.insert(token, Peer::new(socket));
+                }
                 Err(error) => note(format_args!("a connection is refused: {}", model::chain(&error))),
             },
             Ok(None) => {}

@@ -1,4 +1,4 @@
-//! From a request to a running container: create, take over, start; or undo, and say why.
+//! From a request to a running container: create, take over, start.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,17 +9,13 @@ use model::ContainerId;
 use model::limits::OCI_RUNTIME_MAX;
 use wire::{Event, Failure, FailureKind, ReplyBody, RunContainer, Started};
 
-use crate::container::{Container, Phase, record_path};
+use crate::container::{Container, Phase};
 use crate::cri_log::CriLog;
-use crate::note::note;
 use crate::requests::{Asked, failure};
 use crate::runtime::{Call, Purpose, failed, read_pid};
 use crate::server::Server;
 use crate::stdio::{self, Console};
 use crate::time::now;
-
-/// How long undoing a failed start may take.
-const UNDO_MAX: Duration = Duration::from_secs(10);
 
 impl Server {
     pub(crate) fn run_container(&mut self, asked: Asked, spec: RunContainer) -> Result<(), Failure> {
@@ -104,24 +100,6 @@ impl Server {
         }
         if let Some(record) = record {
             self.tell(&Event::Exited { container: id.clone(), record });
-        }
-    }
-
-    /// Removes what a failed run has left; its failure is told when that is done.
-    pub(crate) fn undo(&mut self, id: &ContainerId, failure: Failure) {
-        if let Err(error) = self.start_delete(id, UNDO_MAX, Purpose::Undo(id.clone(), failure.clone())) {
-            note(format_args!("a failed start is not undone: {error}"));
-            self.undone(id, failure);
-        }
-    }
-
-    pub(crate) fn undone(&mut self, id: &ContainerId, failure: Failure) {
-        let Some(mut container) = self.containers.remove(id) else { return };
-        container.unwatch(&mut self.watch);
-        // It did not run, so it did not exit either.
-        let _ = kernel::durable::remove(&record_path(&self.exits, id));
-        if let Some(asked) = container.asked {
-            self.answer(asked, Err(failure), None);
         }
     }
 }

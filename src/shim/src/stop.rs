@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use kernel::pidfd::PidFd;
 use model::ContainerId;
-use model::limits::OCI_RUNTIME_MAX;
 use wire::{Failure, FailureKind, KillContainer, ReplyBody};
 
 use crate::container::{Phase, not_found, processes_in};
@@ -19,22 +18,37 @@ const SIGKILL: i32 = 9;
 const SWEEP_AGAIN: Duration = Duration::from_millis(5);
 /// After this, processes that do not die (they wait in the kernel) are told as a failure.
 const SWEEP_MAX: Duration = Duration::from_secs(8);
+/// How long a runtime may take to delete; then it is killed, and what it has not removed is removed here.
+const DELETE_MAX: Duration = Duration::from_secs(10);
 
 /// A container that is being killed whole.
 #[derive(Debug)]
 pub(crate) struct Sweep {
     container: ContainerId,
     asked: Asked,
-    /// The runtime has deleted it: it is forgotten as soon as its end is recorded.
-    forget: bool,
+    then: Then,
     pub(crate) again_at: Instant,
     until: Instant,
 }
 
+/// What follows when nothing of a container lives any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// Who asked is answered.
+    Answer,
+    /// The runtime deletes it.
+    Delete,
+    /// The runtime has deleted it: it is forgotten.
+    Forget,
+    /// Somebody else has begun to undo or delete it: who asked is answered when it is forgotten.
+    Wait,
+}
+
 impl Sweep {
-    fn new(container: &ContainerId, asked: Asked, forget: bool) -> Self {
+    fn new(container: &ContainerId, asked: Asked, then: Then) -> Self {
         let at = Instant::now();
-        Self { container: container.clone(), asked, forget, again_at: at, until: at + SWEEP_MAX }
+        let until = at + if then == Then::Wait { SWEEP_MAX + 2 * DELETE_MAX } else { SWEEP_MAX };
+        Self { container: container.clone(), asked, then, again_at: at, until }
     }
 }
 
@@ -45,6 +59,11 @@ impl Server {
             return Err(not_found(STAGE, &kill.container));
         };
         let signal = kill.signal.number();
+        if signal == SIGKILL && kill.all && container.asked.is_some() {
+            self.abort(&kill.container);
+            self.sweeps.push(Sweep::new(&kill.container, asked, Then::Answer));
+            return Ok(None);
+        }
         if matches!(container.phase, Phase::Creating) {
             let message = format!("container {} is being created", kill.container);
             return Err(failure(STAGE, message, FailureKind::WrongState));
@@ -67,7 +86,7 @@ impl Server {
             }
             return Ok(Some(()));
         }
-        self.sweeps.push(Sweep::new(&kill.container, asked, false));
+        self.sweeps.push(Sweep::new(&kill.container, asked, Then::Answer));
         Ok(None)
     }
 
@@ -80,13 +99,22 @@ impl Server {
                 continue;
             };
             let pids = container.spec.memory_cgroup.as_deref().map(processes_in).unwrap_or_default();
-            if pids.is_empty() && container.process().is_none() {
-                if sweep.forget {
-                    self.forget(&sweep.container);
+            let starts = self.jobs.values().any(|job| job.purpose.starts() == Some(&sweep.container));
+            if pids.is_empty() && container.process().is_none() && !starts && sweep.then != Then::Wait {
+                match sweep.then {
+                    Then::Delete => self.delete_dead(&sweep.container, sweep.asked),
+                    Then::Forget => {
+                        self.forget(&sweep.container);
+                        self.answer(sweep.asked, Ok(ReplyBody::Done), None);
+                    }
+                    Then::Answer | Then::Wait => self.answer(sweep.asked, Ok(ReplyBody::Done), None),
                 }
-                self.answer(sweep.asked, Ok(ReplyBody::Done), None);
             } else if at >= sweep.until {
-                let message = format!("processes {pids:?} do not die");
+                let message = if sweep.then == Then::Wait && pids.is_empty() {
+                    "what was begun to remove it does not end".to_owned()
+                } else {
+                    format!("processes {pids:?} do not die")
+                };
                 self.answer(sweep.asked, Err(failure("kill", message, FailureKind::Deadline)), None);
             } else {
                 if at >= sweep.again_at {
@@ -96,7 +124,9 @@ impl Server {
                     for pid in pids {
                         let _ = kernel::pidfd::signal(pid, SIGKILL);
                     }
-                    sweep.again_at = at + SWEEP_AGAIN;
+                    // Nothing but the other's end is waited for once it is dead; that sweeps too.
+                    let dead = sweep.then == Then::Wait && container.process().is_none() && !starts;
+                    sweep.again_at = if dead { sweep.until } else { at + SWEEP_AGAIN };
                 }
                 self.sweeps.push(sweep);
             }
@@ -105,31 +135,33 @@ impl Server {
 
     pub(crate) fn delete(&mut self, asked: Asked, id: &ContainerId) -> Option<Outcome> {
         let Some(container) = self.containers.get_mut(id) else { return Some(Ok(ReplyBody::Done)) };
-        if container.asked.is_some() {
-            let message = format!("container {id} is being started");
-            return Some(Err(failure("delete", message, FailureKind::WrongState)));
-        }
         container.about_to_kill();
-        // Some runtimes wait 100 ms when they are forced, whatever there is to kill.
-        let started = if matches!(container.phase, Phase::Exited(_)) {
-            self.start_delete(id, OCI_RUNTIME_MAX, Purpose::Delete(id.clone(), asked))
+        let then = if container.asked.is_some() {
+            self.abort(id);
+            Then::Wait
+        } else if self.jobs.values().any(|job| job.purpose.removes() == Some(id)) {
+            Then::Wait
         } else {
-            self.delete_by_force(id, asked)
+            Then::Delete
         };
-        started.err().map(Err)
+        self.sweeps.push(Sweep::new(id, asked, then));
+        None
+    }
+
+    /// Nothing of it lives: the runtime is asked softly, as some wait 100 ms when they are forced, whatever
+    /// there is to kill.
+    fn delete_dead(&mut self, id: &ContainerId, asked: Asked) {
+        if let Err(failure) = self.start_delete(id, Purpose::Delete(id.clone(), asked)) {
+            self.answer(asked, Err(failure), None);
+        }
     }
 
     /// Deletes it whether the runtime knows it or not.
     pub(crate) fn delete_by_force(&mut self, id: &ContainerId, asked: Asked) -> Result<(), Failure> {
-        self.start_delete(id, OCI_RUNTIME_MAX, Purpose::DeleteByForce(id.clone(), asked))
+        self.start_delete(id, Purpose::DeleteByForce(id.clone(), asked))
     }
 
-    pub(crate) fn start_delete(
-        &mut self,
-        id: &ContainerId,
-        allowed: Duration,
-        purpose: Purpose,
-    ) -> Result<(), Failure> {
+    pub(crate) fn start_delete(&mut self, id: &ContainerId, purpose: Purpose) -> Result<(), Failure> {
         let Some(container) = self.containers.get(id) else { return Err(not_found("delete", id)) };
         let (ours, theirs) = stdio::words().map_err(|e| failed("runtime delete", &e))?;
         let mut args = vec!["delete".into()];
@@ -139,7 +171,14 @@ impl Server {
         args.push(id.to_string().into());
         // The bundle may be gone by now; what it says is on standard error too.
         let log = "/dev/null".into();
-        let call = Call { runtime: &container.spec.runtime, log, args, theirs, stderr: Some(ours), allowed };
+        let call = Call {
+            runtime: &container.spec.runtime,
+            log,
+            args,
+            theirs,
+            stderr: Some(ours),
+            allowed: DELETE_MAX,
+        };
         let (pid, job) = call.start(purpose)?;
         self.jobs.insert(pid, job);
         Ok(())
@@ -147,7 +186,7 @@ impl Server {
 
     /// The runtime has deleted it. Its process may be dead and not reaped yet: its record comes first.
     pub(crate) fn deleted(&mut self, id: &ContainerId, asked: Asked) {
-        self.sweeps.push(Sweep::new(id, asked, true));
+        self.sweeps.push(Sweep::new(id, asked, Then::Forget));
     }
 
     pub(crate) fn forget(&mut self, id: &ContainerId) {
@@ -167,5 +206,15 @@ impl Server {
         let _ = fs::remove_file(&self.socket);
         self.finished = true;
         Ok(())
+    }
+
+    /// Nobody has ever connected and nobody can: it ends, and what is at its socket's path now is not its own.
+    pub(crate) fn end_unfound(&mut self) {
+        if let Some(init) = self.pod_init.take() {
+            let _ = kernel::pidfd::signal(init, SIGKILL);
+        }
+        // It has recorded nothing.
+        let _ = fs::remove_dir(&self.exits);
+        self.finished = true;
     }
 }

@@ -201,42 +201,6 @@ async fn a_runtimes_failure_is_in_its_own_words_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_hangs_is_killed_with_all_it_started_and_nobody_waits_for_it() {
-    if !able() {
-        return;
-    }
-    let node = Node::new();
-    let shim = node.shim().await;
-    let hangs = node.path().join("hangs");
-    let script = "#!/bin/sh\ncase \"$*\" in *delete*) exit 0;; esac\necho thinking >&2\nsetsid sleep 3333 &\nsleep 3333\n";
-    fs::write(&hangs, script).unwrap();
-    fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut bundle = node.bundle(&Want { deadline: Some(Duration::from_millis(700)), ..sh("true") });
-    bundle.runtime.binary = hangs;
-    let began = Instant::now();
-    let other = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let id = node.run(&shim, &sh("exit 5")).await;
-        assert_eq!(exit(&shim, &id).await.code, 5);
-        assert!(began.elapsed() < Duration::from_millis(650), "{:?}", began.elapsed());
-    };
-    let (error, ()) = tokio::join!(shim.run(bundle), other);
-    let error = error.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Deadline);
-    let text = chain(&error);
-    assert!(text.contains("runtime create: not done after 700 ms, killed: thinking"), "{text}");
-    assert!(began.elapsed() < Duration::from_secs(3));
-    // A killed process dies when it is next scheduled.
-    let sleeps =
-        |pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x003333\x00");
-    within(Duration::from_secs(5), "end of what it started", async || {
-        let table = kernel::process::table().unwrap();
-        (!table.iter().any(|process| !process.zombie && sleeps(process.pid))).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn a_shared_pid_namespace_has_a_pid_1_that_reaps_and_whose_end_is_told() {
     if !able() {
         return;
@@ -288,4 +252,40 @@ async fn starting_twice_finds_the_first_and_an_unusable_directory_is_said() {
     node.shims.state = node.path().join("other");
     let error = node.shims.start(&spec).await.unwrap_err();
     assert!(matches!(error, ShimError::Spawn { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_shim_whose_pod_was_removed_before_anybody_connected_ends() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let dir = node.shims.state.join("pods").join(&node.pod);
+    let exits = node.shims.root.join("exits").join(&node.pod);
+    let start = || {
+        let mut command = kernel::process::command(&node.shims.binary);
+        command.args(["run", "--shared-pid", "--pod", node.pod.as_str(), "--dir"]).arg(&dir);
+        command.arg("--exits").arg(&exits).output().unwrap()
+    };
+    // Before its start: it does not bring the directory back.
+    let late = start();
+    assert!(!late.status.success());
+    let said = String::from_utf8(late.stderr).unwrap();
+    assert!(said.contains("No such file"), "{said}");
+    assert!(!dir.exists() && !exits.exists());
+    // After it, with nobody connected: it sees that and ends, with its pid 1.
+    fs::create_dir_all(&dir).unwrap();
+    assert!(start().status.success());
+    let shims = || {
+        let table = kernel::process::table().unwrap().into_iter().filter(|process| !process.zombie);
+        let ours = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(node.pod.as_str())
+        };
+        table.map(|process| process.pid).filter(ours).count()
+    };
+    assert_eq!(shims(), 2, "the shim and pid 1 of the shared PID namespace");
+    fs::remove_dir_all(&dir).unwrap();
+    within(Duration::from_secs(13), "end of the shim", async || (shims() == 0).then_some(())).await;
+    assert!(!dir.exists() && !exits.exists());
 }

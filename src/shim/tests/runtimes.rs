@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use node::{Node, able, exit, sh};
+use wire::Event;
 
 const ROUNDS: usize = 10;
 
@@ -33,6 +34,7 @@ async fn every_runtime_runs_execs_and_deletes() {
         node.runtime.binary = runtime.clone();
         let shim = node.shim().await;
         let (mut runs, mut execs, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut kills = Vec::new();
         for _ in 0..ROUNDS {
             tokio::time::sleep(Duration::from_millis(40)).await;
             let bundle = node.bundle(&sh("sleep 1000"));
@@ -45,17 +47,24 @@ async fn every_runtime_runs_execs_and_deletes() {
             let exec = node.exec(&shim, &id, "exit 3", None).await;
             assert_eq!(shim.wait_exec(&exec.exec).await.unwrap().code, 3);
             execs.push(began.elapsed());
-            shim.kill(&id, model::Signal::KILL, true).await.unwrap();
+            // As a pod's driver does: it hears of the exit and deletes at once.
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            let mut events = shim.events();
+            let began = Instant::now();
+            shim.kill(&id, model::Signal::KILL, false).await.unwrap();
+            while !matches!(events.recv().await.unwrap(), Event::Exited { .. }) {}
+            kills.push(began.elapsed());
             assert_eq!(exit(&shim, &id).await.code, 137);
             let began = Instant::now();
             shim.delete(&id).await.unwrap();
             deletes.push(began.elapsed());
         }
         println!(
-            "{}: run {:?}, exec {:?}, delete {:?} (p50)",
+            "{}: run {:?}, exec {:?}, kill {:?}, delete {:?} (p50)",
             runtime.display(),
             p50(runs),
             p50(execs),
+            p50(kills),
             p50(deletes)
         );
     }

@@ -58,14 +58,28 @@ pub struct ExecStarted {
     pub pid: u32,
 }
 
-/// Everything that a shim holds.
+/// Containers in one [`StateReply`]: what has the most to say, an exit record, takes less than 450 bytes of a frame's 128 KiB.
+const STATE_PAGE_MAX: usize = 256;
+
+/// What a shim holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StateReply {
     /// As in [`HelloReply`].
     pub pod_init: Option<u32>,
-    /// Every container that was run and not deleted, by id.
+    /// The containers that were run and not deleted, by id.
     pub containers: Vec<ContainerState>,
+    /// There are more after the last one: ask for those after it. Older shims tell all at once, or cannot.
+    pub more: bool,
+}
+
+impl StateReply {
+    /// One page: as many of `containers`, which come by id, as one frame has room for.
+    pub fn page(pod_init: Option<u32>, containers: impl IntoIterator<Item = ContainerState>) -> Self {
+        let mut rest = containers.into_iter();
+        let containers = rest.by_ref().take(STATE_PAGE_MAX).collect();
+        Self { pod_init, containers, more: rest.next().is_some() }
+    }
 }
 
 /// One container as a shim holds it.

@@ -50,8 +50,9 @@ pub enum RequestBody {
         /// Whose.
         container: ContainerId,
     },
-    /// Say everything you hold. Answered by `State`.
-    State,
+    /// Say what you hold, of the containers only those whose ids come after the given one. Answered by `State`, of
+    /// as many as one frame has room for. Without a body, as older services ask, it begins at the first.
+    State(Option<ContainerId>),
     /// End; refused while a container runs.
     Shutdown,
 }

@@ -60,6 +60,25 @@ async fn a_container_lives_and_its_end_is_told() {
 }
 
 #[tokio::test]
+async fn the_state_of_more_containers_than_a_frame_has_room_for_is_whole() {
+    let shims = FakeShims::new(1);
+    let shim = shims.start(&spec()).await.unwrap();
+    let ids: Vec<ContainerId> = (0..600_u16)
+        .map(|n| {
+            let mut bytes = [0; 32];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            ContainerId::from_bytes(bytes)
+        })
+        .collect();
+    for id in &ids {
+        shim.run(RunContainer { container: id.clone(), ..run(0) }).await.unwrap();
+        shims.exit(&pod(), id, 1);
+    }
+    let told: Vec<_> = shim.state().await.unwrap().into_iter().map(|state| state.container).collect();
+    assert_eq!(told, ids);
+}
+
+#[tokio::test]
 async fn an_execs_exit_is_never_missed_however_early_it_comes() {
     let shims = FakeShims::new(2);
     shims.set_exec_answer("", 5);

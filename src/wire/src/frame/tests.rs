@@ -43,7 +43,8 @@ fn requests() -> Vec<RequestBody> {
         RequestBody::Resize(Resize { container: container(), width: 80, height: 24 }),
         RequestBody::CloseStdin { container: container() },
         RequestBody::ReopenLog { container: container() },
-        RequestBody::State,
+        RequestBody::State(None),
+        RequestBody::State(Some(container())),
         RequestBody::Shutdown,
     ]
 }
@@ -72,7 +73,7 @@ fn frames() -> Vec<Frame> {
         ReplyBody::Hello(HelloReply { version: 1, pid: 2, pod_init: Some(3) }),
         ReplyBody::Started(started),
         ReplyBody::ExecStarted(ExecStarted { pid: 8 }),
-        ReplyBody::State(StateReply { pod_init: None, containers: states.to_vec() }),
+        ReplyBody::State(StateReply { pod_init: None, containers: states.to_vec(), more: true }),
         ReplyBody::Done,
     ] {
         frames.push(Frame::Reply(Reply { seq: u64::MAX, outcome: Ok(body) }));
@@ -103,6 +104,46 @@ fn every_frame_reads_back_as_it_was_written() {
     for frame in frames() {
         assert_eq!(Frame::decode(&frame.encode().unwrap()).unwrap(), frame);
     }
+}
+
+#[test]
+fn the_longest_page_of_a_state_fits_and_older_services_and_shims_are_understood() {
+    let longest = ExitRecord {
+        pid: u32::MAX,
+        code: i32::MIN,
+        signal: Some(i32::MIN),
+        oom: false,
+        started_at_ns: i64::MIN,
+        finished_at_ns: i64::MIN,
+        ..record()
+    };
+    let state = ContainerState { container: container(), phase: Phase::Exited(longest) };
+    let page = StateReply::page(Some(u32::MAX), std::iter::repeat_n(state.clone(), 1000));
+    assert!(page.more && page.containers.len() > 200, "{}", page.containers.len());
+    let page = Frame::Reply(Reply { seq: u64::MAX, outcome: Ok(ReplyBody::State(page)) });
+    assert_eq!(Frame::decode(&page.encode().unwrap()).unwrap(), page);
+    assert!(!StateReply::page(None, [state]).more);
+
+    let asked = Frame::Request(Request { seq: 3, body: RequestBody::State(None) });
+    for body in [r#"{"seq":3,"kind":"state"}"#, r#"{"seq":3,"kind":"state","body":null}"#] {
+        assert_eq!(Frame::decode(&raw(1, body)).unwrap(), asked);
+    }
+    // What an older shim reads: a kind without a body.
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(tag = "kind", content = "body", rename_all = "snake_case")]
+    enum Old {
+        State,
+    }
+    #[derive(serde::Deserialize)]
+    struct OldRequest {
+        #[serde(flatten)]
+        body: Old,
+    }
+    let read: OldRequest = serde_json::from_slice(&asked.encode().unwrap()[HEADER_BYTES..]).unwrap();
+    assert!(matches!(read.body, Old::State));
+    let reply = r#"{"seq":3,"outcome":{"Ok":{"kind":"state","body":{"pod_init":null,"containers":[]}}}}"#;
+    let state = ReplyBody::State(StateReply::default());
+    assert_eq!(Frame::decode(&raw(2, reply)).unwrap(), Frame::Reply(Reply { seq: 3, outcome: Ok(state) }));
 }
 
 #[test]
