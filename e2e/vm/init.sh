@@ -12,19 +12,21 @@ if [ "${1:-}" != tests ]; then
     ip link set lo up
 fi
 
-mkdir -p /mnt/target
-mount -o ro /dev/vdb /mnt/target
 . /mnt/target/plan
 echo "vm-test: $(uname -r), pid 1 is $(cat /proc/1/comm), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
 export CARGO_TARGET_DIR=/mnt/target GANTLINE_E2E_CGROUP_DRIVER="$driver" RUST_BACKTRACE=0
 failed=
+for part in cgroup:: overlay::; do
+    echo "vm-test: units of kernel, $part"
+    /mnt/target/tests/kernel-units --color never $part || failed="$failed kernel-units"
+done
 for test in $tests; do
     echo "vm-test: $test"
     # Emulated, the machine is slow enough with one node at a time.
-    "/mnt/target/tests/$test" --test-threads=1 $filter || failed="$failed $test"
+    "/mnt/target/tests/$test" --color never --test-threads=1 $filter || failed="$failed $test"
 done
 if [ -z "$failed" ]; then echo "vm-test: all passed"; else echo "vm-test: failed:$failed"; fi
 sync
-# Without -no-reboot's help: powering off needs neither systemd nor ACPI events.
+# This needs neither systemd nor a daemon for ACPI.
 echo o >/proc/sysrq-trigger
 sleep 100
