@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench build build-dev shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test vm-test check bench build build-dev shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -11,7 +11,7 @@ PREFIX ?= /usr/local
 ROOMS := --workspace --exclude e2e
 
 help: ## List the doors
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: setup tools build ## Show the main job on real parts, step by step (root; under a minute once built)
 	@$(CARGO) build -q --release -p e2e --bin demo
@@ -20,6 +20,9 @@ demo: setup tools build ## Show the main job on real parts, step by step (root; 
 test: setup tools build-dev units tidy e2e ## Everything: units, tidy, end-to-end (root; sets the machine up itself)
 
 check: fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences
+
+vm-test: setup build-dev ## Test on cgroup v2, without and with systemd, in an emulated machine (root; minutes)
+	@e2e/vm/run.sh
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
 	@e2e/tools/build.sh runc containerd

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, systemd_driver};
 use crate::programs::Programs;
 use crate::registry;
 
@@ -112,6 +112,7 @@ impl Config {
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
         let Self { root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, more, .. } = self;
         let shim = &programs.shim;
+        let driver = if systemd_driver() { "systemd" } else { "cgroupfs" };
         format!(
             r#"root = {root:?}
 state = {state:?}
@@ -126,6 +127,8 @@ bin_dirs = {bins:?}
 cache_dir = {cni_cache:?}
 netns_dir = {netns:?}
 plugin_timeout = {plugin_timeout:?}
+[cgroup]
+driver = {driver:?}
 [pods]
 shim = {shim:?}
 {runtimes}{more}"#

@@ -25,10 +25,18 @@ const MACHINES_MAX: u8 = 250;
 
 /// What makes the namespaces a machine. crun refuses a hybrid cgroup layout whose v2 hierarchy holds a
 /// controller: where that is hugetlb alone, mounting its v1 hierarchy takes it away from there.
+/// Where systemd runs the host, its sockets and its bus's stay where OCI runtimes look for them.
 const BOOT: &str = r#"
 set -e
+mkdir -p "$1/run"
+mount -t tmpfs -o mode=755 tmpfs "$1/run"
+if [ -d /run/systemd/system ]; then
+    mkdir "$1/run/systemd" "$1/run/dbus"
+    mount --bind /run/systemd "$1/run/systemd"
+    mount --bind /run/dbus "$1/run/dbus"
+fi
+mount -n --move "$1/run" /run
 mount --make-rshared /
-mount -t tmpfs -o mode=755 tmpfs /run
 echo "$0" > /run/gantline-e2e
 ip link set lo up
 unified=/sys/fs/cgroup/unified/cgroup.controllers
@@ -67,6 +75,7 @@ impl Machine {
         let mut holder = command("unshare")
             .args(["--mount", "--net", "--propagation", "private", "sh", "-c", BOOT])
             .arg(number.to_string())
+            .arg(dir_of(number))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -149,6 +158,18 @@ impl Machine {
         format!("/{}", cgroup_of(self.number))
     }
 
+    /// A `cgroup_parent` below that for one pod alone, named as the kubelet names them under either driver.
+    pub fn cgroup_parent_of(&self, pod: &str) -> String {
+        let parent = self.cgroup_parent();
+        match parent.strip_suffix(".slice") {
+            Some(stem) => {
+                let pod = pod.replace('-', "_");
+                format!("{parent}{stem}-burstable.slice{stem}-burstable-pod{pod}.slice")
+            }
+            None => format!("{parent}/burstable/pod{pod}"),
+        }
+    }
+
     /// The first three bytes of its pods' subnet, as `10.88.7`.
     pub fn subnet(&self) -> String {
         format!("10.88.{}", self.number)
@@ -194,7 +215,13 @@ fn lock_path(number: u8) -> PathBuf {
 
 /// The name of the machine's cgroup, in every hierarchy.
 pub(crate) fn cgroup_of(number: u8) -> String {
-    format!("gantline-e2e-{number}")
+    // `-` in a slice's name would be a slice above it.
+    if systemd_driver() { format!("gantline_e2e_{number}.slice") } else { format!("gantline-e2e-{number}") }
+}
+
+/// Whether nodes use the systemd cgroup driver: `GANTLINE_E2E_CGROUP_DRIVER=systemd`, where systemd runs the host.
+pub fn systemd_driver() -> bool {
+    std::env::var("GANTLINE_E2E_CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
 }
 
 /// The lock of a number, when nobody living holds it.

@@ -19,7 +19,7 @@ use crate::SysError;
 mod overlay;
 mod table;
 
-pub use overlay::{Overlay, overlay};
+pub use overlay::{Overlay, overlay, overlay_takes_many_layers};
 pub use table::{MountInfo, below, holding, parse, propagation, table};
 
 /// Mounts stacked on one target that [`unmount`] takes away: more is a loop of somebody else's making.

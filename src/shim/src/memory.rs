@@ -17,8 +17,11 @@ pub(crate) struct OomWatch {
     counter: File,
     /// v1: signalled by the kernel through `cgroup.event_control`.
     event: Option<OwnedFd>,
+    /// Kills at the last look that found the counter. Under systemd the cgroup is gone as soon as its last process is,
+    /// and the counter with it: often before that process's end is heard of here, hardly ever before the kill is.
+    counted: u64,
     /// Kills that were not the container's end.
-    seen: u64,
+    forgiven: u64,
 }
 
 impl OomWatch {
@@ -34,8 +37,8 @@ impl OomWatch {
             }
             Err(e) => return Err(SysError::path("open", events, e)),
         };
-        let mut watch = Self { counter, event, seen: 0 };
-        watch.seen = watch.kills();
+        let mut watch = Self { counter, event, counted: 0, forgiven: 0 };
+        watch.forgive();
         Ok(watch)
     }
 
@@ -52,28 +55,28 @@ impl OomWatch {
         if let Some(event) = &self.event {
             let _ = rustix::io::read(event, &mut [0; 8]);
         } else {
-            self.kills();
+            self.count();
         }
     }
 
     /// Whether the kernel has killed since the last [`Self::forgive`].
     pub(crate) fn killed(&mut self) -> bool {
-        self.kills() > self.seen
+        self.count();
+        self.counted > self.forgiven
     }
 
     /// What was killed so far was not the container's first process, which still lives.
     pub(crate) fn forgive(&mut self) {
-        self.seen = self.kills();
+        self.count();
+        self.forgiven = self.counted;
     }
 
-    fn kills(&mut self) -> u64 {
-        let mut text = String::new();
+    fn count(&mut self) {
         let read = self.counter.rewind().and_then(|()| io::read_to_string(&mut self.counter));
-        if let Ok(read) = read {
-            text = read;
+        // A cgroup that is gone reads as an error (ENODEV): then what was seen last is all there is to know.
+        if let Some(kills) = read.ok().as_deref().and_then(parse) {
+            self.counted = kills;
         }
-        // A cgroup that is gone reads as an error: then what was seen last is all there is to know.
-        parse(&text).unwrap_or(self.seen)
     }
 }
 
@@ -106,5 +109,22 @@ mod tests {
         for (text, count) in [(v1, Some(3)), (v2, Some(2)), ("oom_kill x", None), ("", None)] {
             assert_eq!(parse(text), count, "{text}");
         }
+    }
+
+    #[test]
+    fn a_kill_that_was_seen_is_told_when_the_counter_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("memory.events");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write("oom_kill 1\n");
+        let mut watch = OomWatch::open(dir.path()).unwrap();
+        assert!(!watch.killed(), "kills before it was opened are another's");
+        write("oom_kill 2\n");
+        watch.acknowledge();
+        // As a removed cgroup's: nothing to be read.
+        write("");
+        assert!(watch.killed());
+        watch.forgive();
+        assert!(!watch.killed());
     }
 }

@@ -1,10 +1,9 @@
 //! What the kernel offers, and what this process may ask of it.
 
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
+use kernel::mount::overlay_takes_many_layers;
 
 use super::Report;
 
@@ -87,23 +86,21 @@ fn overlayfs(report: &mut Report) {
     let subject = "overlayfs";
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let known = known.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
-    // Opening a context mounts nothing, and loads the module where it is one.
-    match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
-        Ok(context) => match fsconfig_set_string(context.as_fd(), "lowerdir+", Path::new("/")) {
-            Ok(()) => report.ok(subject, "with lowerdir+ (images of up to 500 layers)"),
-            Err(_) => report.warn(
-                subject,
-                "without lowerdir+ (Linux 6.5)",
-                "images of many layers may not mount: their paths must fit into one page; boot Linux 6.5 or newer",
-            ),
-        },
+    match overlay_takes_many_layers() {
+        Ok(true) => report.ok(subject, "with lowerdir+ (images of up to 500 layers)"),
+        Ok(false) => report.warn(
+            subject,
+            "without lowerdir+ (Linux 6.7)",
+            "images of about 200 layers and more do not mount: their paths must fit into one page; boot Linux 6.7 or newer",
+        ),
         Err(_) if known => report.warn(
             subject,
             "is there, but what it offers could not be asked",
             "run this check as root",
         ),
-        Err(errno) => {
-            report.fail(subject, format!("is not there: {errno}"), "load the module: modprobe overlay");
+        Err(error) => {
+            let found = format!("is not there: {}", model::chain(&error));
+            report.fail(subject, found, "load the module: modprobe overlay");
         }
     }
 }

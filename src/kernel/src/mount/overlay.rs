@@ -54,6 +54,17 @@ pub fn overlay(overlay: &Overlay<'_>, target: &Path) -> Result<(), SysError> {
     }
 }
 
+/// Whether this kernel's overlayfs takes layers one by one (6.7): up to 500, however long their paths. Otherwise they
+/// must fit into one page together. Mounts nothing; loads overlayfs where it is a module.
+///
+/// # Errors
+/// There is no overlayfs, or it may not be asked (fsopen(2)).
+pub fn overlay_takes_many_layers() -> Result<bool, SysError> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|e| SysError::named("fsopen", "overlay".to_owned(), e))?;
+    Ok(knows_lowerdir_plus(&context))
+}
+
 fn no_lower() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "no lower layer is given")
 }
@@ -61,7 +72,7 @@ fn no_lower() -> io::Error {
 /// Why the new mount API did not do it.
 #[derive(Debug)]
 enum Refused {
-    /// The kernel has no such call, or no `lowerdir+` (before 6.8).
+    /// The kernel has no such call, or no `lowerdir+` (before 6.7).
     NotSupported,
     /// It has, and the mount failed.
     Failed(SysError),
@@ -72,17 +83,16 @@ fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<(), Refused> 
         Errno::NOSYS => Refused::NotSupported,
         e => Refused::Failed(SysError::path("fsopen overlay for", target, e)),
     })?;
+    if !knows_lowerdir_plus(&context) {
+        return Err(Refused::NotSupported);
+    }
     let failed = |call, e| Refused::Failed(explain(&context, call, target, e));
     // Layers behind descriptors must stay open until the file system is created.
     let mut open = Vec::new();
     let mut set = |key: &str, path: &Path| {
         let value = value_within(path, FSCONFIG_STRING_MAX, &mut open).map_err(Refused::Failed)?;
-        fsconfig_set_string(&context, key, value.as_path()).map_err(|e| (key, path, e)).map_err(
-            |(key, path, e)| match (key, e) {
-                ("lowerdir+", Errno::INVAL) if !knows_lowerdir_plus(&context) => Refused::NotSupported,
-                _ => Refused::Failed(explain(&context, "fsconfig overlay layer", path, e)),
-            },
-        )
+        fsconfig_set_string(&context, key, value.as_path())
+            .map_err(|e| Refused::Failed(explain(&context, "fsconfig overlay layer", path, e)))
     };
     for layer in overlay.lower {
         set("lowerdir+", layer)?;
@@ -109,9 +119,16 @@ fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<(), Refused> 
     attach(&mounted, target).map_err(Refused::Failed)
 }
 
-/// Whether the refusal of `lowerdir+` was for the layer: then overlayfs has said something about it. A kernel that
-/// does not know the parameter says so itself ("Unknown parameter"), or nothing.
+/// Whether overlayfs takes layers one by one. Asked of the context itself, before it has any: as a flag `lowerdir+`
+/// is refused by every kernel that knows its parameters, with words that tell whether it is one of them.
+///
+/// Before 6.5 overlayfs has no parameters of its own: the kernel keeps whatever it is given as text for mount(2)'s
+/// parser, which refuses it only when the file system is created. There the flag is taken.
 fn knows_lowerdir_plus(context: &OwnedFd) -> bool {
+    if fsconfig_set_flag(context, "lowerdir+").is_ok() {
+        return false;
+    }
+    // Reading takes the words out of the log, where they would explain a later error wrongly.
     let said = messages(context);
     !said.is_empty() && !said.contains("nknown parameter")
 }
@@ -211,6 +228,18 @@ fn messages(context: &OwnedFd) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_knows_lowerdir_plus_from_6_7_on() {
+        let Ok(found) = overlay_takes_many_layers() else {
+            println!("skipped: overlayfs cannot be asked under this user or on this kernel");
+            return;
+        };
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+        let version = (numbers.next(), numbers.next());
+        assert_eq!(found, version >= (Some(6), Some(7)), "{release}");
+    }
 
     #[test]
     fn layer_paths_are_escaped_for_the_one_string_form() {

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Inside the machine: pid 1 of one without systemd, or what systemd starts (`vm-init tests`). Runs the tests of the
+# second disk, says how they ended, and switches the machine off.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+
+if [ "${1:-}" != tests ]; then
+    # The initramfs has mounted /proc, /sys, /dev and /run.
+    mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
+    mkdir -p /dev/pts /dev/shm
+    mountpoint -q /dev/pts || mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+    mount -t tmpfs tmpfs /dev/shm
+    ip link set lo up
+fi
+
+. /mnt/target/plan
+echo "vm-test: $(uname -r), pid 1 is $(cat /proc/1/comm), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
+export CARGO_TARGET_DIR=/mnt/target GANTLINE_E2E_CGROUP_DRIVER="$driver" RUST_BACKTRACE=0
+failed=
+for part in cgroup:: overlay::; do
+    echo "vm-test: units of kernel, $part"
+    /mnt/target/tests/kernel-units --color never $part || failed="$failed kernel-units"
+done
+for test in $tests; do
+    echo "vm-test: $test"
+    # Emulated, the machine is slow enough with one node at a time.
+    "/mnt/target/tests/$test" --color never --test-threads=1 $filter || failed="$failed $test"
+done
+if [ -z "$failed" ]; then echo "vm-test: all passed"; else echo "vm-test: failed:$failed"; fi
+sync
+# This needs neither systemd nor a daemon for ACPI.
+echo o >/proc/sysrq-trigger
+sleep 100
