@@ -98,7 +98,8 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
     }
 
     let limits = |group: &Path| {
-        ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max", "memory.high"].map(|f| read(group, f))
+        ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max", "memory.high"]
+            .map(|f| read(group, f))
     };
     assert_eq!(limits(&group), ["67108864", "50000 100000", "20", "0", "77", "50331648"]);
     let free_limits = limits(&other);
@@ -128,7 +129,11 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
 
     node.restart();
     assert_eq!(limits(&group), changed, "after a restart of the service");
-    update(&node, &bound, v1::LinuxContainerResources { memory_limit_in_bytes: 80 * MIB, ..Default::default() });
+    update(
+        &node,
+        &bound,
+        v1::LinuxContainerResources { memory_limit_in_bytes: 80 * MIB, ..Default::default() },
+    );
     assert_eq!(read(&group, "memory.max"), "83886080");
 
     bound.stop(0);
@@ -151,12 +156,14 @@ fn usage_is_counted_for_containers_and_their_pod() {
     let node = Node::start();
     let pod = pod(&node, "counted");
     let busy = pod.container("busy").sh("while :; do :; done").start();
-    let idle = pod.container("idle").idle().resources(|limits| limits.memory_limit_in_bytes = 64 * MIB).start();
+    let idle =
+        pod.container("idle").idle().resources(|limits| limits.memory_limit_in_bytes = 64 * MIB).start();
     let stats = |container: &Container<'_>| {
         let request = v1::ContainerStatsRequest { container_id: container.id.clone() };
         node.cri().container_stats(request).unwrap().stats.unwrap()
     };
-    let time = |stats: &v1::ContainerStats| stats.cpu.as_ref().unwrap().usage_core_nano_seconds.unwrap().value;
+    let time =
+        |stats: &v1::ContainerStats| stats.cpu.as_ref().unwrap().usage_core_nano_seconds.unwrap().value;
     let first = time(&stats(&busy));
     std::thread::sleep(Duration::from_secs(2));
     let grown = time(&stats(&busy)) - first;
@@ -198,7 +205,11 @@ fn what_the_kernel_kills_for_want_of_memory_is_told_every_time() {
     assert!(child.is_running());
     child.stop(0);
     let ended = child.status();
-    assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "Error"), "our own SIGKILL is no want of memory");
+    assert_eq!(
+        (ended.exit_code, ended.reason.as_str()),
+        (137, "Error"),
+        "our own SIGKILL is no want of memory"
+    );
     pod.remove();
     node.leaves_nothing();
 }

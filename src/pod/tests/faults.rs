@@ -4,6 +4,8 @@
 //! says. Whatever happens: once every pod is removed nothing is left, no address, no directory, no pin, no
 //! mount. The seed is printed; `GANTLINE_SEED` repeats a run.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and prints its seed")]
+
 mod node;
 
 use std::time::Duration;
@@ -157,11 +159,12 @@ fn a_dead_shim_ends_its_pod() {
         assert_eq!((exit.code, exit.reason.as_str()), (255, "Unknown"));
         let stopped =
             node::until(|| Some(pods.pod(pod.as_str()).unwrap()).filter(|v| v.pod.ips.is_empty())).await;
-        node::until(|| match &pods.pod(stopped.pod.id.as_str()).unwrap().pod.phase {
-            PodPhase::NotReady { why } => Some(assert!(why.contains("shim"), "{why}")),
+        let why = node::until(|| match &pods.pod(stopped.pod.id.as_str()).unwrap().pod.phase {
+            PodPhase::NotReady { why } => Some(why.clone()),
             _ => None,
         })
         .await;
+        assert!(why.contains("shim"), "{why}");
         pods.remove_pod(pod.as_str()).await.unwrap();
     });
     drop(runtime);
