@@ -1,11 +1,8 @@
-//! crictl of the pinned version: every command a person debugs a node with.
+//! crictl of the pinned version: every command a person debugs a node with. Exec, attach and port-forward over
+//! their transports are in streaming.rs.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Read as _;
-use std::process::Stdio;
-use std::time::Duration;
-
-use e2e::{Node, eventually};
+use e2e::Node;
 use serde_json::{Value, json};
 
 /// A node, and the directory of the files that crictl reads.
@@ -159,62 +156,5 @@ fn run_does_it_all_at_once_and_logs_follow() {
     let expected: Vec<String> = (0..30).map(|number| format!("line {number}")).collect();
     assert_eq!(followed.lines().collect::<Vec<_>>(), expected, "it follows to the end and stops there");
     desk.ok(&["rmp", "-f", desk.json(&["pods", "-o", "json"])["items"][0]["id"].as_str().unwrap()]);
-    desk.node.leaves_nothing();
-}
-
-#[test]
-fn exec_attached_streams_both_ways_and_passes_the_exit_code() {
-    let desk = Desk::new();
-    desk.ok(&["pull", &desk.node.busybox()]);
-    let (pod_file, file) = (desk.pod_file("streams"), desk.container_file("main", "exec sleep 1000"));
-    let container = desk.ok(&["run", &file, &pod_file]);
-    assert_eq!(desk.ok(&["exec", &container, "echo", "streamed"]), "streamed");
-    let mut command =
-        desk.node.crictl_command(&["exec", "-i", &container, "sh", "-c", "cat; echo err >&2; exit 3"]);
-    let said = e2e::command::run_with_input(&mut command, b"through stdin\n");
-    assert_eq!(said.stdout, "through stdin\n");
-    assert!(said.stderr.contains("err") && said.stderr.contains("exit code 3"), "{said:?}");
-    desk.node.remove_all_pods();
-    desk.node.leaves_nothing();
-}
-
-#[test]
-fn attach_shows_what_is_written_from_then_on() {
-    let desk = Desk::new();
-    desk.ok(&["pull", &desk.node.busybox()]);
-    let (pod_file, file) =
-        (desk.pod_file("attach"), desk.container_file("main", "while :; do echo tick; sleep 0.1; done"));
-    let container = desk.ok(&["run", &file, &pod_file]);
-    let mut attached =
-        desk.node.crictl_command(&["attach", &container]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdout = attached.stdout.take().unwrap();
-    let mut seen = [0; 10];
-    stdout.read_exact(&mut seen).unwrap();
-    assert_eq!(&seen, b"tick\ntick\n");
-    attached.kill().unwrap();
-    attached.wait().unwrap();
-    desk.node.remove_all_pods();
-    desk.node.leaves_nothing();
-}
-
-#[test]
-fn a_forwarded_port_reaches_the_pod() {
-    let desk = Desk::new();
-    desk.ok(&["pull", &desk.node.busybox()]);
-    let (pod_file, file) =
-        (desk.pod_file("forward"), desk.container_file("main", "exec httpd -f -p 127.0.0.1:80 -h /www"));
-    desk.ok(&["run", &file, &pod_file]);
-    let pod = desk.json(&["pods", "-o", "json"])["items"][0]["id"].as_str().unwrap().to_string();
-    let mut forward =
-        desk.node.crictl_command(&["port-forward", &pod, "10080:80"]).stdout(Stdio::null()).spawn().unwrap();
-    let answer = eventually("the forwarded port answers", Duration::from_secs(15), || {
-        let to = ([127, 0, 0, 1], 10080).into();
-        let answer = desk.node.machine.on_its_network(|| e2e::http::request(to, "GET", "/", "", b""));
-        answer.map_err(|error| error.to_string())
-    });
-    forward.kill().unwrap();
-    forward.wait().unwrap();
-    assert_eq!(answer.body, b"hello from busybox\n");
-    desk.node.remove_all_pods();
     desk.node.leaves_nothing();
 }

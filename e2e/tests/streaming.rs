@@ -107,7 +107,7 @@ fn exec_of_what_leaves_a_child_behind_does_not_wait_for_it() {
 }
 
 /// Runs a shell line whose `$CRICTL` is crictl, on a terminal of 77 by 33.
-fn on_a_terminal(node: &Node, line: &str) -> Said {
+fn on_a_terminal(node: &Node, line: &str, typed: &[u8]) -> Said {
     let crictl = node.crictl_command(&[]);
     let words = std::iter::once(crictl.get_program()).chain(crictl.get_args());
     let crictl: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
@@ -119,10 +119,15 @@ fn on_a_terminal(node: &Node, line: &str) -> Said {
         .stdout(Stdio::piped())
         .spawn()
         .expect("start script (bsdutils)");
-    let stdin = child.stdin.take();
-    let said = child.wait_with_output().unwrap().into();
-    drop(stdin);
-    said
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // crictl changes the terminal's mode when it begins, which drops what was typed before.
+            std::thread::sleep(Duration::from_secs(1));
+            stdin.write_all(typed).unwrap();
+        });
+        child.wait_with_output().unwrap().into()
+    })
 }
 
 #[test]
@@ -135,12 +140,12 @@ fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
         let wait =
             "i=0; until [ \"$(stty size)\" = \"SIZE\" ] || [ $i = 50 ]; do sleep 0.1; i=$((i+1)); done";
         let first = wait.replace("SIZE", "33 77");
-        let said = on_a_terminal(&node, &format!("{exec} sh -c '{first}; stty size; tty; exit 4'"));
+        let said = on_a_terminal(&node, &format!("{exec} sh -c '{first}; stty size; tty; exit 4'"), b"");
         assert!(said.stdout.contains("33 77") && said.stdout.contains("/dev/pts/"), "{transport}: {said:?}");
         assert!(said.stdout.contains("exit code 4"), "{transport}: {said:?}");
         let then = wait.replace("SIZE", "44 99");
         let line = format!("(sleep 1; stty cols 99 rows 44 </dev/tty) & {exec} sh -c '{then}; stty size'");
-        let said = on_a_terminal(&node, &line);
+        let said = on_a_terminal(&node, &line, b"");
         assert!(said.stdout.contains("44 99"), "{transport}: {said:?}");
     }
     no_descriptor_leaks(&node, before);
@@ -170,7 +175,7 @@ fn a_command_goes_on_when_its_client_is_killed_and_a_terminal_hangs_up() {
         // As any terminal that goes away: with SIGHUP.
         let line =
             format!("timeout -s KILL 2 $CRICTL exec --transport {transport} -it {} sleep 4321", container.id);
-        on_a_terminal(&node, &line);
+        on_a_terminal(&node, &line, b"");
         eventually("the terminal's process is gone", SOON, || {
             let found = container.sh("ps | grep -c '[s]leep 4321' || true");
             if found == "0\n" { Ok(()) } else { Err(found) }
@@ -186,7 +191,8 @@ fn attach_shows_what_is_written_from_then_on_and_the_exit_code() {
     let node = Node::start();
     let pod = node.pod("attached").run();
     for transport in TRANSPORTS {
-        let line = "while [ ! -e /go ]; do sleep 0.05; done; echo out; echo err >&2; exit 5";
+        let line = "while [ ! -e /go ]; do sleep 0.05; done; echo out; echo err >&2; \
+                    yes 0123456789abcde | head -c 524288; exit 5";
         let container = pod.container(transport).sh(line).start();
         let args = ["attach", "--transport", transport, &container.id];
         let mut command = node.crictl_command(&args);
@@ -195,7 +201,8 @@ fn attach_shows_what_is_written_from_then_on_and_the_exit_code() {
         std::thread::sleep(Duration::from_millis(700));
         container.sh("touch /go");
         let said: Said = client.wait_with_output().unwrap().into();
-        assert_eq!(said.stdout, "out\n", "{transport}: {said:?}");
+        // The last is more than pipes hold, less than is kept for a slow client (ADR 033).
+        assert_eq!((&said.stdout[..4], said.stdout.len()), ("out\n", 4 + 524_288), "{transport}");
         assert!(said.stderr.contains("err") && said.stderr.contains("exit code 5"), "{transport}: {said:?}");
     }
     pod.remove();
@@ -225,6 +232,24 @@ fn attach_feeds_a_container_whose_input_ends_with_its_first_client() {
         assert_eq!(&echoed, b"half\n", "{transport}");
         kill(client);
         assert_eq!(container.exit().exit_code, 7, "{transport}: a client that is killed detaches too");
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn attach_to_a_terminal_types_reads_and_sizes_it() {
+    let node = Node::start();
+    let pod = node.pod("terminal").run();
+    for transport in TRANSPORTS {
+        let line =
+            "until [ \"$(stty size)\" = '33 77' ]; do sleep 0.05; done; read word; echo \"<$word>\"; exit 8";
+        let builder = pod.container(transport).sh(line);
+        let container = builder.with(|config| (config.stdin, config.tty) = (true, true)).start();
+        let line = format!("$CRICTL attach --transport {transport} -it {}", container.id);
+        let said = on_a_terminal(&node, &line, b"word\r");
+        assert!(said.stdout.contains("<word>"), "{transport}: {said:?}");
+        assert!(said.stdout.contains("exit code 8"), "{transport}: {said:?}");
     }
     pod.remove();
     node.leaves_nothing();
@@ -382,14 +407,72 @@ fn upgrade(to: SocketAddr, path: &str) -> Result<TcpStream, String> {
     stream.set_read_timeout(Some(SOON)).unwrap();
     let head = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io";
     write!(stream, "POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
+    let status = head_of(&mut stream).split(' ').nth(1).unwrap().to_string();
+    if status == "101" { Ok(stream) } else { Err(status) }
+}
+
+/// The head of an HTTP answer, and nothing of what follows.
+fn head_of(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
-        answer.push(byte[0]);
+        head.push(byte[0]);
     }
-    let status = String::from_utf8(answer).unwrap().split(' ').nth(1).unwrap().to_string();
-    if status == "101" { Ok(stream) } else { Err(status) }
+    String::from_utf8(head).unwrap()
+}
+
+/// A message of a WebSocket that the service sends, of less than 64 KiB (RFC 6455, 5.2).
+fn message(stream: &mut TcpStream) -> Vec<u8> {
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).unwrap();
+    let mut length = u16::from(head[1]);
+    if length == 126 {
+        let mut bytes = [0; 2];
+        stream.read_exact(&mut bytes).unwrap();
+        length = u16::from_be_bytes(bytes);
+    }
+    let mut payload = vec![0; usize::from(length)];
+    stream.read_exact(&mut payload).unwrap();
+    payload
+}
+
+#[test]
+fn ports_of_the_request_are_numbered_channels_of_a_plain_websocket() {
+    let node = Node::start();
+    let pod = node.pod("numbered").run();
+    listens(&pod.container("main").sh("while :; do nc -l -p 7 -e sh -c 'echo hello; cat'; done").start(), 7);
+    let request = v1::PortForwardRequest { pod_sandbox_id: pod.id.clone(), port: vec![7, 9] };
+    let url = node.cri().port_forward(request).unwrap().url;
+    let (to, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    node.machine.on_its_network(|| {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let head = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v4.channel.k8s.io";
+        write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").unwrap();
+        let answer = head_of(&mut stream).to_ascii_lowercase();
+        // RFC 6455's own example, 1.3.
+        assert!(
+            answer.contains("s3pplmbitxaq9kygzzhzrbk+xoo=") && answer.contains("v4.channel.k8s.io"),
+            "{answer}"
+        );
+        for port in [[0, 7, 0], [1, 7, 0], [2, 9, 0], [3, 9, 0]] {
+            assert_eq!(message(&mut stream), port);
+        }
+        stream.write_all(&[0x82, 0x85, 0, 0, 0, 0, 0, b'a', b'b', b'c', b'\n']).unwrap();
+        let (mut data, mut error) = (Vec::new(), Vec::new());
+        while data != b"hello\nabc\n" || error.is_empty() {
+            match message(&mut stream).split_first().unwrap() {
+                (0, bytes) => data.extend_from_slice(bytes),
+                (3, bytes) => error.extend_from_slice(bytes),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(String::from_utf8(error).unwrap().contains("refused"));
+    });
+    pod.remove();
+    node.leaves_nothing();
 }
 
 #[test]

@@ -58,9 +58,8 @@ impl Tokens {
         }
         let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tokens.len() >= TOKENS_MAX {
-            tokens.retain(|_, (issued, _)| now.duration_since(*issued) < TTL);
-        }
+        // What has lapsed holds a whole command each.
+        tokens.retain(|_, (issued, _)| now.duration_since(*issued) < TTL);
         if tokens.len() >= TOKENS_MAX {
             return Err(TokensFull::Full);
         }
@@ -102,5 +101,6 @@ mod tests {
         }
         assert_eq!(tokens.issue_at(task(), now), Err(TokensFull::Full));
         assert!(tokens.issue_at(task(), now + TTL).is_ok(), "the old ones have lapsed");
+        assert_eq!(tokens.0.lock().unwrap().len(), 1, "and are kept no longer");
     }
 }

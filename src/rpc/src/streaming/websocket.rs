@@ -2,6 +2,7 @@
 //! `v5` adds the end of one channel; the base64 protocols are text, for browsers.
 
 use std::io;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::mux::{self, Channel, Frame, Headers, Inlet, Room};
+use super::mux::{self, Channel, Frame, Headers, Inlet, Room, Writer};
 
 /// The channels of exec and attach, by number; every version shares them.
 const STREAMS: [&str; 5] = ["stdin", "stdout", "stderr", "error", "resize"];
@@ -24,6 +25,9 @@ const ERROR: u32 = 3;
 const END: u8 = 255;
 /// One message, bytes.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// How often a client is told that this end lives while nothing is read from it. Kubernetes' clients give up
+/// when no pong came for a minute.
+const PONG_EVERY: Duration = Duration::from_secs(15);
 /// Read from the socket at once, and bytes of SPDY in one message, bytes.
 const BUFFER: usize = 32 * 1024;
 
@@ -121,13 +125,18 @@ pub(super) async fn serve<S, H>(
         inlets.push(inlet);
     }
     drop(channels);
-    let reading = read_messages(messages, coding, inlets);
+    let reading = read_messages(messages, coding, inlets, writer.clone());
     let writing = write_frames(sink, coding, greetings, frames);
     mux::carry(handler(opened), reading, writing, writer).await;
 }
 
 /// Reads messages to the end of the connection.
-async fn read_messages<M>(mut messages: M, coding: Coding, mut inlets: Vec<Option<Inlet>>) -> io::Result<()>
+async fn read_messages<M>(
+    mut messages: M,
+    coding: Coding,
+    mut inlets: Vec<Option<Inlet>>,
+    writer: Writer,
+) -> io::Result<()>
 where
     M: Stream<Item = Result<Message, Error>> + Unpin,
 {
@@ -150,7 +159,11 @@ where
         if let Some(Some(inlet)) = inlets.get(usize::from(channel))
             && !bytes.is_empty()
         {
-            inlet.put(bytes).await;
+            let mut put = std::pin::pin!(inlet.put(bytes));
+            // While a process does not take its input nothing is read, and no ping is answered.
+            while tokio::time::timeout(PONG_EVERY, &mut put).await.is_err() {
+                let _ = writer.try_send(Frame::Own(Bytes::new()));
+            }
         }
     }
     Ok(())
@@ -183,7 +196,8 @@ where
                 sink.send(message(coding, id, &bytes)).await.map_err(io::Error::other)?;
             }
             // The end of one output has no message: the client sees the end of them all.
-            Frame::End(_) | Frame::Own(_) => {}
+            Frame::End(_) => {}
+            Frame::Own(pong) => sink.send(Message::Pong(pong)).await.map_err(io::Error::other)?,
             Frame::Goodbye => break,
         }
     }

@@ -134,3 +134,27 @@ async fn spdy_goes_through_a_tunnel_and_it_closes_normally() {
     let served = tunnel(far, |inner| spdy::serve(inner, brief));
     tokio::time::timeout(SOON, async { tokio::join!(talk, served) }).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_input_waits_is_told_that_this_end_lives() {
+    let (near, far) = tokio::io::duplex(1024);
+    let deaf = |mut channels: mpsc::Receiver<Channel>| async move {
+        let mut kept = Vec::new();
+        while let Some(channel) = channels.recv().await {
+            kept.push(channel);
+        }
+        tokio::time::sleep(Duration::from_secs(300)).await;
+    };
+    let (mut typing, mut hearing) = client(near).await.split();
+    let talk = async { while typing.send(Message::Binary(vec![0; 512].into())).await.is_ok() {} };
+    let hear = async {
+        let mut pongs = 0;
+        while let Some(Ok(message)) = hearing.next().await {
+            pongs += u32::from(matches!(message, Message::Pong(_)));
+        }
+        pongs
+    };
+    let served = serve(far, Coding::Binary, Opening::remote(WANTED), deaf);
+    let ((), pongs, ()) = tokio::join!(talk, hear, served);
+    assert!((15..=20).contains(&pongs), "{pongs}");
+}
