@@ -145,6 +145,7 @@ impl Pods {
             if let Some(answer) = handle.ask(Request::Run(Arc::clone(&config))).await {
                 return answer.map(|_| handle.id);
             }
+            tokio::task::yield_now().await;
         }
     }
 

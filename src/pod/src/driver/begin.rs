@@ -55,12 +55,7 @@ impl Driver {
     }
 
     pub(super) async fn begin_stop_pod(&mut self) -> Result<Job, PodError> {
-        let before = std::mem::replace(&mut self.record.phase, PodPhase::Stopping);
-        if let Err(error) = self.commit([self.pod_change()]).await {
-            self.record.phase = before;
-            return Err(error);
-        }
-        self.publish();
+        self.enter(PodPhase::Stopping).await?;
         let (host, id, record) = (Arc::clone(&self.host), self.id.clone(), self.record.clone());
         let endings = self.endings();
         self.spawn(Job::StopPod, async move {
@@ -73,12 +68,7 @@ impl Driver {
     }
 
     pub(super) async fn begin_remove_pod(&mut self) -> Result<Job, PodError> {
-        let before = std::mem::replace(&mut self.record.phase, PodPhase::Removing);
-        if let Err(error) = self.commit([self.pod_change()]).await {
-            self.record.phase = before;
-            return Err(error);
-        }
-        self.publish();
+        self.enter(PodPhase::Removing).await?;
         let (host, id, record) = (Arc::clone(&self.host), self.id.clone(), self.record.clone());
         let endings = self.endings();
         let containers: Vec<Traces> = self.containers.keys().filter_map(|id| self.traces(id)).collect();
@@ -97,6 +87,17 @@ impl Driver {
             )
         });
         Ok(Job::RemovePod)
+    }
+
+    /// Makes a phase durable and seen, before anything is done for it.
+    async fn enter(&mut self, phase: PodPhase) -> Result<(), PodError> {
+        let before = std::mem::replace(&mut self.record.phase, phase);
+        if let Err(error) = self.commit([self.pod_change()]).await {
+            self.record.phase = before;
+            return Err(error);
+        }
+        self.publish();
+        Ok(())
     }
 
     /// What it takes to end each container that runs.
