@@ -34,6 +34,11 @@ fn cgroup_of(pid: u32) -> PathBuf {
     Path::new("/sys/fs/cgroup").join(path)
 }
 
+/// The group that a container has to itself: under systemd its scope, in which crun makes one more.
+fn own(bounding: &Path) -> &Path {
+    if bounding.ends_with("container") { bounding.parent().unwrap() } else { bounding }
+}
+
 fn read(group: &Path, file: &str) -> String {
     let path = group.join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -54,7 +59,7 @@ fn memory(node: &Node, container: &Container<'_>) -> v1::MemoryUsage {
     node.cri().container_stats(request).unwrap().stats.unwrap().memory.unwrap_or_default()
 }
 
-/// The units of systemd that belong to this machine's pods, loaded or not.
+/// The units of systemd that belong to this machine's pods, running or not.
 fn units(node: &Node) -> String {
     if !machine::systemd_driver() {
         return String::new();
@@ -62,7 +67,8 @@ fn units(node: &Node) -> String {
     let stem = node.machine.cgroup_parent();
     let stem = stem.trim_start_matches('/').trim_end_matches(".slice").to_owned();
     let scopes = "systemctl list-units --all --plain --no-legend 'gantline-*.scope'";
-    node.machine.sh(&format!("{scopes}; systemctl list-units --all --plain --no-legend '{stem}-*.slice'"))
+    node.machine
+        .sh(&format!("{scopes}; systemctl list-units --all --plain --no-legend '{stem}-*-pod*.slice'"))
 }
 
 #[test]
@@ -88,8 +94,10 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
     // Both are in the pod's group, which is where the request says.
     let parent = pod.config.linux.as_ref().unwrap().cgroup_parent.clone();
     let pods_group = Path::new("/sys/fs/cgroup").join(parent.trim_start_matches('/'));
-    assert_eq!((group.parent(), other.parent()), (Some(pods_group.as_path()), Some(pods_group.as_path())));
-    for above in group.ancestors().skip(1).take_while(|dir| dir.starts_with("/sys/fs/cgroup")) {
+    for group in [&group, &other] {
+        assert_eq!(own(group).parent(), Some(pods_group.as_path()));
+    }
+    for above in own(&group).ancestors().skip(1).take_while(|dir| dir.starts_with("/sys/fs/cgroup")) {
         let handed_down = read(above, "cgroup.subtree_control");
         for controller in ["cpu", "cpuset", "io", "memory", "pids"] {
             let has = handed_down.split_whitespace().any(|name| name == controller);
@@ -125,6 +133,9 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         pod.container("late").idle().resources(|limits| limits.cpu_shares = 100).start();
         std::thread::sleep(Duration::from_secs(2));
         assert_eq!(limits(&group), changed, "after a reload");
+        let scope =
+            ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus"].map(|file| read(own(&group), file));
+        assert_eq!(scope, ["100663296", "80000 100000", "79", "0"], "after a reload");
     }
 
     node.restart();
@@ -138,7 +149,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
 
     bound.stop(0);
     bound.remove();
-    assert!(!group.exists(), "a container's group goes with it");
+    assert!(!own(&group).exists(), "a container's group goes with it");
     assert!(other.exists());
     pod.remove();
     node.leaves_nothing();

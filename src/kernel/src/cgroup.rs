@@ -19,7 +19,7 @@ use crate::mount::{self, MountInfo};
 mod limits;
 mod stats;
 
-pub use limits::Limits;
+pub use limits::{Limits, weight_of_shares};
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
 /// How long [`Group::remove`] waits for the kernel to let go of processes that have just died.

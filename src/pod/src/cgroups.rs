@@ -1,7 +1,8 @@
 //! Which cgroups a pod and its containers have, in each form that somebody needs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use kernel::cgroup::{Group, Hierarchy};
 use model::{ContainerId, PodConfig, PodId};
 
 use crate::config::{CgroupDriver, PodsConfig};
@@ -48,7 +49,42 @@ fn text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// The group that holds a container's processes and bounds them: its own, or the one that crun makes below a scope.
+///
+/// crun has systemd hand the scope over (`Delegate=`) and moves the container one level down, where systemd writes
+/// nothing. The limits are there alone in some versions (1.8), in both groups in others. runc makes no such group.
+pub(crate) fn bounding(hierarchy: &Hierarchy, cgroup: &str) -> Group {
+    let below = hierarchy.group(Path::new(cgroup).join("container"));
+    let delegated = hierarchy.is_v2() && cgroup.ends_with(".scope") && below.exists();
+    if delegated { below } else { hierarchy.group(cgroup) }
+}
+
 /// The directory whose files tell of a container's memory, for its shim.
 pub(crate) fn memory_dir(cgroup: &str) -> Option<PathBuf> {
-    kernel::cgroup::Hierarchy::detect().ok()?.group(cgroup).directory("memory")
+    Hierarchy::detect().ok()?.group(cgroup).directory("memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_bounded_where_its_runtime_put_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["with.scope/container", "without.scope", "plain/container"] {
+            std::fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        let root = dir.path().to_owned();
+        let v1 = Hierarchy::V1 { controllers: [("memory".to_owned(), root.clone())].into(), unified: None };
+        let v2 = Hierarchy::V2 { root };
+        for (hierarchy, cgroup, expect) in [
+            (&v2, "/with.scope", "/with.scope/container"),
+            (&v2, "/without.scope", "/without.scope"),
+            // A directory of the container's own making.
+            (&v2, "/plain", "/plain"),
+            (&v1, "/with.scope", "/with.scope"),
+        ] {
+            assert_eq!(bounding(hierarchy, cgroup).path(), Path::new(expect));
+        }
+    }
 }

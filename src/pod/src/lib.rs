@@ -24,6 +24,7 @@ pub mod spec;
 mod state;
 pub mod stats;
 mod sweep;
+mod systemd;
 mod time;
 mod usage;
 

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kernel::cgroup::Hierarchy;
-use kernel::durable;
+use kernel::cgroup::{Hierarchy, Limits};
+use kernel::{SysError, durable};
 use model::{ContainerId, Resources};
+use tracing::warn;
 
+use crate::config::CgroupDriver;
 use crate::driver::Host;
 use crate::error::{Cause, PodError};
 use crate::spec::{self, Spec};
+use crate::{cgroups, systemd};
 
 /// A change under way.
 pub(crate) struct Resize {
@@ -43,7 +46,7 @@ impl Resize {
             .map_err(|e| step("update the resources")(Cause::new(e)))?;
         if self.running {
             let hierarchy = Hierarchy::detect().map_err(|e| step("find the cgroup")(Cause::host(e)))?;
-            let applied = hierarchy.group(&self.cgroup).apply(&limits);
+            let applied = self.apply_to(&hierarchy, &limits);
             applied.map_err(|e| step("update the resources")(Cause::host(e)))?;
         }
         // The specification agrees with what runs, and a created container starts with what was asked last.
@@ -55,6 +58,29 @@ impl Resize {
             .and_then(|bytes| durable::replace(&path, &bytes, 0o600).map_err(Cause::host));
         rewritten.map_err(step("write the specification"))?;
         Ok(merged)
+    }
+
+    /// Applies limits where the container is bounded, and where systemd might bound it again.
+    fn apply_to(&self, hierarchy: &Hierarchy, limits: &Limits) -> Result<(), SysError> {
+        let config = &self.host.sandboxes.config;
+        let (own, bounding) = (hierarchy.group(&self.cgroup), cgroups::bounding(hierarchy, &self.cgroup));
+        bounding.apply(limits)?;
+        if config.cgroup_driver == CgroupDriver::Systemd {
+            // Otherwise the next reload brings back what it was told when the scope began. It writes rounded values.
+            if let Err(error) = systemd::set_limits(&self.cgroup, limits) {
+                warn!(
+                    container.id = self.container.short(),
+                    error = model::chain(&error),
+                    "systemd was not told of the new limits and may undo them when it reloads"
+                );
+            }
+            // After systemd, whose own idea of the scope's other limits would stay otherwise.
+            own.apply(limits).or_else(|error| {
+                // The same kernel took the same values a moment ago: the container is ending.
+                if own.exists() { Err(error) } else { Ok(()) }
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use kernel::cgroup::Hierarchy;
 use tracing::debug;
 
 use crate::Pods;
+use crate::cgroups;
 use crate::driver::Host;
 use crate::state::{ContainerPhase, ContainerStatus, PodView};
 use crate::stats::{ContainerStats, LayerUsage, NetworkUsage, PodStats, Usage};
@@ -38,7 +39,7 @@ impl Pods {
 fn container(host: &Host, hierarchy: &Hierarchy, status: &ContainerStatus) -> ContainerStats {
     let running = matches!(status.phase, ContainerPhase::Running { .. });
     let usage: Option<Usage> = match running {
-        true => host.sampler.read(&hierarchy.group(&status.cgroup), now()),
+        true => host.sampler.read(&cgroups::bounding(hierarchy, &status.cgroup), now()),
         false => None,
     };
     let layer = match host.bundles.snapshots().usage(&status.id) {

@@ -236,6 +236,13 @@ impl Container {
         oom.killed()
     }
 
+    /// Somebody was killed in this pod: what of it was in this container's cgroup is known from now on.
+    pub(crate) fn count_oom(&mut self) {
+        if let Some((oom, _)) = &mut self.oom {
+            oom.count();
+        }
+    }
+
     /// A SIGKILL of ours is about to be sent: no earlier OOM kill was its end.
     pub(crate) fn about_to_kill(&mut self) {
         if let Some((oom, _)) = &mut self.oom {

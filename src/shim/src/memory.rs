@@ -17,8 +17,10 @@ pub(crate) struct OomWatch {
     counter: File,
     /// v1: signalled by the kernel through `cgroup.event_control`.
     event: Option<OwnedFd>,
-    /// Kills at the last look that found the counter. Under systemd the cgroup is gone as soon as its last process is,
-    /// and the counter with it: often before that process's end is heard of here, hardly ever before the kill is.
+    /// v2: the same file of the group above, whose counter includes this one's. Under systemd the cgroup is gone as
+    /// soon as its last process is, often before that process's end is heard of here: then this one has grown.
+    above: Option<(File, u64)>,
+    /// Kills at the last look.
     counted: u64,
     /// Kills that were not the container's end.
     forgiven: u64,
@@ -37,7 +39,12 @@ impl OomWatch {
             }
             Err(e) => return Err(SysError::path("open", events, e)),
         };
-        let mut watch = Self { counter, event, counted: 0, forgiven: 0 };
+        let above = match (&event, cgroup.parent()) {
+            // The root has no such file; nothing goes away there either.
+            (None, Some(parent)) => File::open(parent.join("memory.events")).ok().map(|file| (file, 0)),
+            _ => None,
+        };
+        let mut watch = Self { counter, event, above, counted: 0, forgiven: 0 };
         watch.forgive();
         Ok(watch)
     }
@@ -71,13 +78,26 @@ impl OomWatch {
         self.forgiven = self.counted;
     }
 
-    fn count(&mut self) {
-        let read = self.counter.rewind().and_then(|()| io::read_to_string(&mut self.counter));
-        // A cgroup that is gone reads as an error (ENODEV): then what was seen last is all there is to know.
-        if let Some(kills) = read.ok().as_deref().and_then(parse) {
-            self.counted = kills;
+    /// Looks at the counters. To be done for every container when one has met its limit, so that what the group above
+    /// counted for that one is not taken for another's.
+    pub(crate) fn count(&mut self) {
+        // Before the own one: a kill between the two is counted here again rather than never.
+        let above = self.above.as_mut().and_then(|(file, before)| {
+            let now = kills(file)?;
+            Some(now.saturating_sub(std::mem::replace(before, now)))
+        });
+        match (kills(&mut self.counter), above) {
+            (Some(own), _) => self.counted = own,
+            // A cgroup that is gone reads as an error (ENODEV).
+            (None, Some(new)) => self.counted += new,
+            (None, None) => {}
         }
     }
+}
+
+fn kills(counter: &mut File) -> Option<u64> {
+    counter.rewind().ok()?;
+    parse(&io::read_to_string(counter).ok()?)
 }
 
 fn register(cgroup: &Path, control: &File) -> Result<OwnedFd, SysError> {
@@ -112,19 +132,33 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_that_was_seen_is_told_when_the_counter_is_gone() {
+    fn a_kill_is_told_when_the_counter_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("memory.events");
-        let write = |text: &str| std::fs::write(&file, text).unwrap();
-        write("oom_kill 1\n");
-        let mut watch = OomWatch::open(dir.path()).unwrap();
+        let own = dir.path().join("container");
+        std::fs::create_dir(&own).unwrap();
+        let write = |dir: &Path, text: &str| std::fs::write(dir.join("memory.events"), text).unwrap();
+        // A removed group's counter reads as nothing.
+        let gone = || write(&own, "");
+        let counts = |own_kills: u64, above: u64| {
+            write(&own, &format!("oom_kill {own_kills}\n"));
+            write(dir.path(), &format!("oom_kill {above}\n"));
+        };
+        counts(1, 7);
+        let mut watch = OomWatch::open(&own).unwrap();
         assert!(!watch.killed(), "kills before it was opened are another's");
-        write("oom_kill 2\n");
+
+        counts(2, 8);
         watch.acknowledge();
-        // As a removed cgroup's: nothing to be read.
-        write("");
-        assert!(watch.killed());
+        gone();
+        assert!(watch.killed(), "it was seen before");
         watch.forgive();
         assert!(!watch.killed());
+
+        counts(2, 9);
+        watch.count();
+        gone();
+        assert!(!watch.killed(), "a neighbour's, seen while the own counter was there");
+        write(dir.path(), "oom_kill 10\n");
+        assert!(watch.killed(), "only the group above has it");
     }
 }

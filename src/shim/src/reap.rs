@@ -8,7 +8,7 @@ use kernel::process::{self, Exit};
 use model::{ContainerId, UnixNanos};
 use wire::Event;
 
-use crate::container::{Phase, processes_in};
+use crate::container::{Container, Phase, processes_in};
 use crate::cri_log::Stream;
 use crate::note::note;
 use crate::runtime::{Job, Purpose};
@@ -69,6 +69,11 @@ impl Server {
             }
             container.exited(&mut self.watch, exit, &mut self.buffer, at);
             container.write_record(&self.exits);
+            if matches!(&container.phase, Phase::Exited(record) if record.oom) {
+                // Its own event may not have come yet, and does not any more.
+                self.containers.values_mut().for_each(Container::count_oom);
+            }
+            let Some(container) = self.containers.get(id) else { return };
             // Who asked for its start is answered first.
             if let (Phase::Exited(record), None) = (&container.phase, container.asked) {
                 let event = Event::Exited { container: id.clone(), record: record.clone() };

@@ -178,7 +178,9 @@ impl Server {
                 }
             }
             Source::Oom(id) => {
-                if self.containers.get_mut(&id).is_some_and(Container::oom_event) {
+                let killed = self.containers.get_mut(&id).is_some_and(Container::oom_event);
+                self.containers.values_mut().for_each(Container::count_oom);
+                if killed {
                     self.tell(&Event::Oom { container: id });
                 }
             }

@@ -216,7 +216,7 @@ impl Plan<'_> {
 
 /// v2's weight (1 to 10000, 100 by default) for v1's shares (2 to 262144, 1024 by default): the straight line through
 /// both ends, as runc before 1.4 and crun before 1.23 have it. Shares are what is reported, so no formula shows.
-pub(super) fn weight_of_shares(shares: u64) -> u64 {
+pub fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 

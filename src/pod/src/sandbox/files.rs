@@ -13,7 +13,9 @@ use model::limits::POD_SHM_BYTES;
 use model::{DnsConfig, NamespaceMode, PodConfig, PodId};
 
 use super::Site;
+use crate::config::CgroupDriver;
 use crate::error::Cause;
+use crate::systemd;
 
 fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cause + use<> {
     let path = path.to_owned();
@@ -61,11 +63,18 @@ pub(super) fn make_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause>
 
 pub(super) fn remove_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let made = site.cgroups_made.to_vec();
+    let by_systemd = site.builder.config.cgroup_driver == CgroupDriver::Systemd;
+    let pods_own = site.cgroup.to_owned();
     move || {
         let hierarchy = Hierarchy::detect().map_err(Cause::host)?;
         // Innermost first. One that another pod lives in by now stays, and goes with that pod.
         for cgroup in made.iter().rev() {
-            hierarchy.group(cgroup).remove_if_empty().map_err(Cause::host)?;
+            let group = hierarchy.group(cgroup);
+            group.remove_if_empty().map_err(Cause::host)?;
+            // Those above are the node's, and other pods' may begin in them at this moment.
+            if by_systemd && *cgroup == pods_own && !group.exists() {
+                systemd::forget_slice(cgroup).map_err(Cause::host)?;
+            }
         }
         Ok(())
     }
