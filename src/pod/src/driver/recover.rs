@@ -24,6 +24,8 @@ use crate::sandbox::NotMade;
 use crate::state::{ContainerPhase, Exit, ExitReason, PodPhase};
 use crate::time::now;
 
+/// How long a start that the last service began may still take: every request waits for the recovery.
+const STARTING_MAX: Duration = Duration::from_secs(5);
 /// How often a shim is asked whether a start that the last service began has ended.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -115,7 +117,7 @@ impl Driver {
                     let _ = self.started_meanwhile(&id, started, was).await;
                 }
                 Some(Phase::Exited(record)) => self.ended_so(&record).await,
-                Some(Phase::Starting) | None => {
+                None | Some(Phase::Starting) => {
                     let reason = ExitReason::StartError;
                     let message = "the service was restarted while it was being started".to_owned();
                     let exit = Exit { started_at: None, finished_at: now(), code: 128, reason, message };
@@ -143,7 +145,7 @@ impl Driver {
 
     /// What the shim holds of a container, once it is no longer being started.
     async fn phase_at_shim(&self, shim: &Shim, id: &ContainerId) -> Option<Phase> {
-        let gives_up = tokio::time::Instant::now() + model::limits::OCI_RUNTIME_MAX;
+        let gives_up = tokio::time::Instant::now() + STARTING_MAX;
         loop {
             let state = shim.state().await.inspect_err(|error| {
                 warn!(error = model::chain(error), "ask the shim for its state");
@@ -152,6 +154,12 @@ impl Driver {
             match phase {
                 Some(Phase::Starting) if tokio::time::Instant::now() < gives_up => {
                     tokio::time::sleep(ASK_AGAIN).await;
+                }
+                Some(Phase::Starting) => {
+                    if let Err(error) = shim.delete(id).await {
+                        warn!(container.id = id.short(), error = model::chain(&error), "break off a start");
+                    }
+                    return None;
                 }
                 other => return other,
             }
