@@ -13,7 +13,7 @@ ROOMS := --workspace --exclude e2e
 help: ## List the doors
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: setup tools build ## Show the main job on real parts, step by step (root; under a minute once built)
+demo: setup build ## Show the main job on real parts, step by step (root; under a minute once built)
 	@$(CARGO) build -q --release -p e2e --bin demo
 	@$(TARGET)/release/demo
 
