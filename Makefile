@@ -7,6 +7,8 @@ CARGO ?= cargo
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr/local
+# The version that .deny.toml is written for.
+CARGO_DENY := 0.20.2
 # Everything but the tests that need root and the built programs.
 ROOMS := --workspace --exclude e2e
 
@@ -19,7 +21,7 @@ demo: setup build ## Show the main job on real parts, step by step (root; under 
 
 test: setup tools build-dev units tidy e2e ## Everything: units, tidy, end-to-end (root; sets the machine up itself)
 
-check: fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences
+check: setup fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences (root, as make test)
 
 vm-test: setup build-dev ## Test on cgroup v2, without and with systemd, in an emulated machine (root; minutes)
 	@e2e/vm/run.sh
@@ -64,9 +66,10 @@ units:
 	@$(CARGO) test --locked -q $(ROOMS)
 
 deny:
-	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny
+	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny@$(CARGO_DENY)
 	@$(CARGO) deny --log-level error check licenses bans sources
 
-# Each test makes its own machine out of namespaces; two at once suit two cores.
+# Each test makes its own machine out of namespaces; two at once suit two cores. The last one looks at what the others
+# left, above all those that failed.
 e2e: build-dev tools
-	@$(CARGO) test --locked -q -p e2e --tests -- --test-threads=2
+	@$(CARGO) test --locked -q -p e2e --tests --no-fail-fast -- --test-threads=2
