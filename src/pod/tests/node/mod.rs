@@ -66,7 +66,11 @@ impl Node {
             root: self.root(),
             state: self.dir.path().join("state"),
             netns_dir: self.dir.path().join("netns"),
-            handlers: [("crun".to_owned(), OciHandler { binary: "/usr/bin/crun".into() })].into(),
+            handlers: [(
+                "crun".to_owned(),
+                OciHandler { binary: "/usr/bin/crun".into(), recursive_read_only: false },
+            )]
+            .into(),
             default_handler: "crun".to_owned(),
             cgroup_driver: CgroupDriver::Cgroupfs,
             cgroup_parent: "/gantline-unit".to_owned(),
