@@ -1,7 +1,7 @@
 //! The CRI v1 wire contract: messages, client and server generated from `proto/cri.proto`.
 //!
 //! Nothing by hand but that file. This crate must never know what any message means: `rpc` alone does, and
-//! it alone depends on this crate (beside the clients in `daemon` and `e2e`).
+//! it alone depends on this crate (beside the clients in `e2e`).
 
 /// Package `runtime.v1`.
 #[allow(missing_docs, deprecated, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -133,7 +133,8 @@ impl Server {
         };
         args.push(exec.container.to_string().into());
         let allowed = exec.timeout.unwrap_or(OCI_RUNTIME_MAX).min(OCI_RUNTIME_MAX);
-        entry.kill_at = exec.timeout.map(|timeout| Instant::now() + timeout);
+        // A time that the clock cannot reach never comes.
+        entry.kill_at = exec.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let call = Call { runtime: &container.spec.runtime, log: log_path, args, theirs, stderr, allowed };
         let (pid, job) = call.start(Purpose::Exec(exec.exec.clone()))?;
         self.jobs.insert(pid, job);

@@ -120,6 +120,23 @@ async fn an_execs_timeout_and_kill_take_its_whole_subtree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_execs_timeout_beyond_the_clock_never_comes() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let id = node.run(&shim, &sh("sleep 1000")).await;
+    // The second is within the clock, and far more milliseconds than epoll_wait(2) takes.
+    for timeout in [Duration::MAX, Duration::from_secs(u32::MAX.into())] {
+        let exec = node.exec(&shim, &id, "sleep 0.3; exit 7", Some(timeout)).await;
+        let ended = shim.wait_exec(&exec.exec).await.unwrap();
+        assert_eq!((ended.code, ended.timed_out), (7, false), "{timeout:?}");
+    }
+    assert_eq!(shim.state().await.unwrap().len(), 1, "the shim and its container live on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_of_an_exec_is_the_callers() {
     if !able() {
         return;

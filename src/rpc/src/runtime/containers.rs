@@ -7,26 +7,19 @@ use tonic::Status;
 use tracing::Span;
 
 use super::RuntimeRpc;
+use super::named::{container_id, pod_id};
 use super::pods::verbose;
-use crate::convert::request::{container_config, id, resources, seconds};
+use crate::convert::request::{container_config, resources, seconds};
 use crate::convert::{Invalid, Under as _, filter, reply};
 use crate::status::status;
 use crate::streams::{Chunks, chunks};
-
-/// The id that a request names; the span gets it.
-fn container_id(text: String) -> Result<String, Status> {
-    let id = id("container_id", text)?;
-    Span::current().record("container.id", id.as_str());
-    Ok(id)
-}
 
 /// The sandbox's own configuration comes again with each container; the one of RunPodSandbox counts.
 pub(super) async fn create_container(
     rpc: &RuntimeRpc,
     request: v1::CreateContainerRequest,
 ) -> Result<v1::CreateContainerResponse, Status> {
-    let pod = id("pod_sandbox_id", request.pod_sandbox_id)?;
-    Span::current().record("pod.id", pod.as_str());
+    let pod = pod_id(rpc, request.pod_sandbox_id)?;
     let config = container_config(request.config)?;
     let id = rpc.pods.create_container(&pod, config).await.map_err(status)?;
     Span::current().record("container.id", id.as_str());
@@ -37,7 +30,7 @@ pub(super) async fn start_container(
     rpc: &RuntimeRpc,
     request: v1::StartContainerRequest,
 ) -> Result<v1::StartContainerResponse, Status> {
-    rpc.pods.start_container(&container_id(request.container_id)?).await.map_err(status)?;
+    rpc.pods.start_container(&container_id(rpc, request.container_id)?).await.map_err(status)?;
     Ok(v1::StartContainerResponse {})
 }
 
@@ -45,7 +38,7 @@ pub(super) async fn stop_container(
     rpc: &RuntimeRpc,
     request: v1::StopContainerRequest,
 ) -> Result<v1::StopContainerResponse, Status> {
-    let id = container_id(request.container_id)?;
+    let id = container_id(rpc, request.container_id)?;
     let grace = seconds("timeout", request.timeout)?;
     rpc.pods.stop_container(&id, grace).await.map_err(status)?;
     Ok(v1::StopContainerResponse {})
@@ -55,7 +48,7 @@ pub(super) async fn remove_container(
     rpc: &RuntimeRpc,
     request: v1::RemoveContainerRequest,
 ) -> Result<v1::RemoveContainerResponse, Status> {
-    rpc.pods.remove_container(&container_id(request.container_id)?).await.map_err(status)?;
+    rpc.pods.remove_container(&container_id(rpc, request.container_id)?).await.map_err(status)?;
     Ok(v1::RemoveContainerResponse {})
 }
 
@@ -63,7 +56,7 @@ pub(super) async fn container_status(
     rpc: &RuntimeRpc,
     request: v1::ContainerStatusRequest,
 ) -> Result<v1::ContainerStatusResponse, Status> {
-    let id = container_id(request.container_id)?;
+    let id = container_id(rpc, request.container_id)?;
     let container = rpc.pods.container(&id).map_err(status)?;
     let info = match request.verbose {
         true => verbose(&rpc.pods.info(&id).map_err(status)?),
@@ -97,7 +90,7 @@ pub(super) async fn update_container_resources(
     rpc: &RuntimeRpc,
     request: v1::UpdateContainerResourcesRequest,
 ) -> Result<v1::UpdateContainerResourcesResponse, Status> {
-    let id = container_id(request.container_id)?;
+    let id = container_id(rpc, request.container_id)?;
     if request.windows.is_some() {
         return Err(Invalid::new("windows", "is set, and this is Linux").into());
     }
@@ -110,6 +103,6 @@ pub(super) async fn reopen_container_log(
     rpc: &RuntimeRpc,
     request: v1::ReopenContainerLogRequest,
 ) -> Result<v1::ReopenContainerLogResponse, Status> {
-    rpc.pods.reopen_log(&container_id(request.container_id)?).await.map_err(status)?;
+    rpc.pods.reopen_log(&container_id(rpc, request.container_id)?).await.map_err(status)?;
     Ok(v1::ReopenContainerLogResponse {})
 }

@@ -6,6 +6,7 @@ use tonic::Status;
 use tracing::Span;
 
 use super::RuntimeRpc;
+use super::named::record_container;
 use crate::convert::request;
 use crate::status::status;
 use crate::streaming::Task;
@@ -15,7 +16,7 @@ pub(super) async fn exec_sync(
     request: v1::ExecSyncRequest,
 ) -> Result<v1::ExecSyncResponse, Status> {
     let (container, command, timeout) = request::exec_sync(request)?;
-    Span::current().record("container.id", container.as_str());
+    record_container(rpc, &container);
     let output = rpc.pods.exec_sync(&container, command, timeout).await.map_err(status)?;
     Ok(v1::ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.code })
 }
@@ -42,8 +43,8 @@ pub(super) async fn port_forward(
     request: v1::PortForwardRequest,
 ) -> Result<v1::PortForwardResponse, Status> {
     let (pod, ports) = request::port_forward(request)?;
-    Span::current().record("pod.id", pod.as_str());
     let view = rpc.pods.pod(&pod).map_err(status)?;
+    Span::current().record("pod.id", view.pod.id.as_str());
     if view.pod.phase != pod::PodPhase::Ready {
         let (pod, state) = (view.pod.id.clone(), view.pod.phase.word());
         return Err(status(pod::PodError::PodState { attempt: "forward a port", pod, state }));
@@ -54,8 +55,8 @@ pub(super) async fn port_forward(
 
 /// The whole id of a container that runs now; it is looked at again when the client connects.
 fn running(rpc: &RuntimeRpc, attempt: &'static str, id: &str) -> Result<String, Status> {
-    Span::current().record("container.id", id);
     let container = rpc.pods.container(id).map_err(status)?;
+    Span::current().record("container.id", container.id.as_str());
     match container.phase {
         ContainerPhase::Running { .. } => Ok(container.id.to_string()),
         phase => {

@@ -5,6 +5,7 @@ mod containers;
 mod events;
 mod exec;
 mod identity;
+mod named;
 mod pods;
 mod stats;
 

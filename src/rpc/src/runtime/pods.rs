@@ -7,18 +7,12 @@ use tonic::Status;
 use tracing::Span;
 
 use super::RuntimeRpc;
-use crate::convert::request::{id, pod_config, resources};
+use super::named::pod_id;
+use crate::convert::request::{pod_config, resources};
 use crate::convert::{Under as _, filter, reply};
 use crate::status::status;
 use crate::streams::{Chunks, chunks};
 use crate::time::now;
-
-/// The id that a request names; the span gets it.
-fn pod_id(text: String) -> Result<String, Status> {
-    let id = id("pod_sandbox_id", text)?;
-    Span::current().record("pod.id", id.as_str());
-    Ok(id)
-}
 
 pub(super) async fn run_pod_sandbox(
     rpc: &RuntimeRpc,
@@ -34,7 +28,7 @@ pub(super) async fn stop_pod_sandbox(
     rpc: &RuntimeRpc,
     request: v1::StopPodSandboxRequest,
 ) -> Result<v1::StopPodSandboxResponse, Status> {
-    rpc.pods.stop_pod(&pod_id(request.pod_sandbox_id)?).await.map_err(status)?;
+    rpc.pods.stop_pod(&pod_id(rpc, request.pod_sandbox_id)?).await.map_err(status)?;
     Ok(v1::StopPodSandboxResponse {})
 }
 
@@ -42,7 +36,7 @@ pub(super) async fn remove_pod_sandbox(
     rpc: &RuntimeRpc,
     request: v1::RemovePodSandboxRequest,
 ) -> Result<v1::RemovePodSandboxResponse, Status> {
-    rpc.pods.remove_pod(&pod_id(request.pod_sandbox_id)?).await.map_err(status)?;
+    rpc.pods.remove_pod(&pod_id(rpc, request.pod_sandbox_id)?).await.map_err(status)?;
     Ok(v1::RemovePodSandboxResponse {})
 }
 
@@ -50,7 +44,7 @@ pub(super) async fn pod_sandbox_status(
     rpc: &RuntimeRpc,
     request: v1::PodSandboxStatusRequest,
 ) -> Result<v1::PodSandboxStatusResponse, Status> {
-    let id = pod_id(request.pod_sandbox_id)?;
+    let id = pod_id(rpc, request.pod_sandbox_id)?;
     let view = rpc.pods.pod(&id).map_err(status)?;
     let info = match request.verbose {
         true => verbose(&rpc.pods.info(&id).map_err(status)?),
@@ -94,7 +88,7 @@ pub(super) async fn update_pod_sandbox_resources(
     rpc: &RuntimeRpc,
     request: v1::UpdatePodSandboxResourcesRequest,
 ) -> Result<v1::UpdatePodSandboxResourcesResponse, Status> {
-    let id = pod_id(request.pod_sandbox_id)?;
+    let id = pod_id(rpc, request.pod_sandbox_id)?;
     let overhead = request.overhead.map(resources).transpose().under("overhead")?;
     let resources = request.resources.map(resources).transpose().under("resources")?;
     rpc.pods.update_pod(&id, overhead, resources).await.map_err(status)?;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use api::v1;
 use pod::{ContainerPhase, ContainerStatus, PodView};
 use tonic::Status;
-use tracing::Span;
 
 use super::RuntimeRpc;
-use crate::convert::request::id;
+use super::named::{container_id, pod_id};
 use crate::convert::{filter, stats};
 use crate::status::status;
 use crate::streams::{Chunks, chunks};
@@ -18,8 +17,7 @@ pub(super) async fn container_stats(
     rpc: &RuntimeRpc,
     request: v1::ContainerStatsRequest,
 ) -> Result<v1::ContainerStatsResponse, Status> {
-    let id = id("container_id", request.container_id)?;
-    Span::current().record("container.id", id.as_str());
+    let id = container_id(rpc, request.container_id)?;
     let container = rpc.pods.container(&id).map_err(status)?;
     let stats = of_containers(rpc, vec![container]).await.pop();
     Ok(v1::ContainerStatsResponse { stats })
@@ -59,8 +57,7 @@ pub(super) async fn pod_sandbox_stats(
     rpc: &RuntimeRpc,
     request: v1::PodSandboxStatsRequest,
 ) -> Result<v1::PodSandboxStatsResponse, Status> {
-    let id = id("pod_sandbox_id", request.pod_sandbox_id)?;
-    Span::current().record("pod.id", id.as_str());
+    let id = pod_id(rpc, request.pod_sandbox_id)?;
     let view = rpc.pods.pod(&id).map_err(status)?;
     let stats = of_pods(rpc, vec![view]).await.pop();
     Ok(v1::PodSandboxStatsResponse { stats })

@@ -52,10 +52,14 @@ pub(crate) fn port_forward(from: v1::PortForwardRequest) -> Result<(String, Vec<
     Ok((text::id("pod_sandbox_id", from.pod_sandbox_id)?, ports))
 }
 
-/// CRI's timeouts are whole seconds.
+/// The longest timeout that is kept as it came, seconds: 136 years. Clients say "for ever" with the largest
+/// number that they have, and no clock can have that added to it.
+const TIMEOUT_SECONDS_MAX: u64 = u32::MAX as u64;
+
+/// CRI's timeouts are whole seconds. One beyond [`TIMEOUT_SECONDS_MAX`] is that long.
 pub(crate) fn seconds(field: &'static str, seconds: i64) -> Result<Duration, Invalid> {
     u64::try_from(seconds)
-        .map(Duration::from_secs)
+        .map(|seconds| Duration::from_secs(seconds.min(TIMEOUT_SECONDS_MAX)))
         .map_err(|_| Invalid::new(field, format!("{seconds} seconds are below zero")))
 }
 

@@ -369,4 +369,8 @@ fn streams_follow_the_contract() {
     assert_eq!(sync(0).unwrap().2, None);
     assert_eq!(sync(3).unwrap().2.unwrap().as_secs(), 3);
     refused(sync(-1), "timeout");
+    let longest = sync(i64::MAX).unwrap().2.unwrap();
+    assert_eq!(longest.as_secs(), u64::from(u32::MAX));
+    assert!(std::time::Instant::now().checked_add(longest).is_some(), "a clock can have it added");
+    assert_eq!(seconds("timeout", i64::MAX).unwrap(), longest);
 }
