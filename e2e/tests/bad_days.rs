@@ -178,7 +178,19 @@ fn a_log_directory_that_cannot_be_written_is_named() {
 
 #[test]
 fn a_disk_full_of_logs_stops_no_container() {
-    let node = Node::start();
+    let metrics = "[metrics]\naddress = \"127.0.0.1:9180\"\n";
+    let node = Node::builder().with(|config, _| config.more.push_str(metrics)).start();
+    let dropped = || {
+        let address = ([127, 0, 0, 1], 9180).into();
+        let answer = node.machine.on_its_network(|| e2e::http::request(address, "GET", "/metrics", "", b""));
+        let text = String::from_utf8(answer.expect("scrape").body).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix("gantline_log_dropped_bytes_total "));
+        value
+            .unwrap_or_else(|| panic!("no gantline_log_dropped_bytes_total in {text}"))
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert_eq!(dropped(), 0);
     let dir = node.machine.dir().join("tiny");
     std::fs::create_dir_all(&dir).unwrap();
     node.machine.sh(&format!("mount -t tmpfs -o size=256k tmpfs {}", dir.display()));
@@ -207,6 +219,8 @@ fn a_disk_full_of_logs_stops_no_container() {
     assert_eq!(ended.exit_code, 4, "it went on to its end");
     let text = std::fs::read(&log).unwrap();
     assert!(String::from_utf8_lossy(&text).contains("back again"), "the last line is logged");
+    // A megabyte was written, and a quarter of one fits.
+    assert!((500_000..1_100_000).contains(&dropped()), "{} bytes are said to be dropped", dropped());
     pod.remove();
     node.machine.sh(&format!("umount {path}"));
     node.leaves_nothing();

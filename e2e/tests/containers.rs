@@ -384,3 +384,71 @@ fn stats_grow_and_belong_to_the_right_container() {
     pod.remove();
     node.leaves_nothing();
 }
+
+#[test]
+fn lists_are_ordered_and_an_ambiguous_prefix_is_refused_by_name() {
+    let node = Node::start();
+    let pod = node.pod("many").run();
+    // One more than there are first letters of an id: two of them begin alike.
+    for number in 0..17 {
+        pod.container(&format!("c{number}")).idle().create();
+    }
+    let listed = node.containers();
+    assert_eq!(listed.len(), 17);
+    assert!(listed.is_sorted_by_key(|one| (one.created_at, one.id.clone())), "{listed:?}");
+    let named: Vec<_> = listed.iter().map(|one| one.metadata.as_ref().unwrap().name.clone()).collect();
+    assert_eq!(named, (0..17).map(|number| format!("c{number}")).collect::<Vec<_>>());
+
+    let alike = |letter: &char| listed.iter().filter(|one| one.id.starts_with(*letter)).count() > 1;
+    let letter = ('0'..='9').chain('a'..='f').find(alike).unwrap().to_string();
+    let request = v1::ContainerStatusRequest { container_id: letter.clone(), verbose: false };
+    let refused = node.cri().container_status(request).expect_err("which of them?");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    let by_name = |said: &str| said.contains("ambiguous") && said.contains(&format!("\"{letter}\""));
+    assert!(by_name(refused.message()), "{refused}");
+    let filter = v1::ContainerFilter { id: letter.clone(), ..Default::default() };
+    let refused = node.cri().list_containers(v1::ListContainersRequest { filter: Some(filter) });
+    assert!(by_name(refused.expect_err("which of them?").message()));
+    let said = node.crictl(&["inspect", &letter]).fails();
+    assert!(said.contains("ambiguous"), "{said}");
+    let stop = v1::StopContainerRequest { container_id: letter.clone(), timeout: 0 };
+    node.cri().stop_container(stop).expect_err("none is stopped by mistake");
+    pod.remove();
+
+    for number in 0..4 {
+        node.pod(&format!("p{number}")).namespaces(|of| of.network = v1::NamespaceMode::Node.into()).run();
+    }
+    let pods = node.pods();
+    let named: Vec<_> = pods.iter().map(|one| one.metadata.as_ref().unwrap().name.as_str()).collect();
+    assert_eq!(named, ["p0", "p1", "p2", "p3"]);
+    assert!(pods.is_sorted_by_key(|one| (one.created_at, one.id.clone())), "{pods:?}");
+    node.remove_all_pods();
+    node.leaves_nothing();
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name_and_leaves_nothing() {
+    let node = Node::start();
+    let pod = node.pod("plain").run();
+    let reference = node.busybox();
+    let id = node.pull(&reference);
+    let refused = |change: &dyn Fn(&mut v1::ContainerConfig), word: &str| {
+        let status = pod.container("c").idle().with(change).try_create().expect_err(word);
+        assert_eq!(status.code(), tonic::Code::Unimplemented, "{status}");
+        assert!(status.message().contains(word), "{word:?} is not in {status}");
+    };
+    refused(
+        &|config| config.cdi_devices = vec![v1::CdiDevice { name: "vendor.com/gpu=0".into() }],
+        "CDI_devices",
+    );
+    refused(
+        &|config| {
+            let image = Some(v1::ImageSpec { image: id.clone(), ..Default::default() });
+            config.mounts = vec![v1::Mount { container_path: "/volume".into(), image, ..Default::default() }];
+        },
+        "mounts[0].image",
+    );
+    assert!(node.containers().is_empty());
+    pod.remove();
+    node.leaves_nothing();
+}
