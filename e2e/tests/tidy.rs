@@ -226,6 +226,7 @@ fn the_papers_are_there_and_say_what_a_newcomer_needs() {
         ("README.md", &["make demo", "make test", "crictl", "kubelet", "ARCHITECTURE.md"]),
         ("CHANGELOG.md", &["\n## "]),
         ("docs/ARCHITECTURE.md", &["RunPodSandbox", "Invariant"]),
+        ("docs/performance.md", &["containerd", "make bench"]),
         ("LICENSE", &["Apache License"]),
     ];
     let mut complaints = Vec::new();
@@ -235,6 +236,44 @@ fn the_papers_are_there_and_say_what_a_newcomer_needs() {
             Ok(text) => {
                 let silent = words.iter().filter(|word| !text.contains(**word));
                 complaints.extend(silent.map(|word| format!("{file} does not mention {word:?}")));
+            }
+        }
+    }
+    show(&complaints);
+}
+
+/// What a Markdown text links to, less what is elsewhere on the net: `[words](target)` and `[words]: target`.
+fn links(text: &str) -> Vec<&str> {
+    let mut code = false;
+    let prose = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence
+    });
+    let of = |line| -> Vec<&str> {
+        let inline = str::split(line, "](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+        let defined =
+            line.starts_with('[').then(|| line.split_once("]: ")).flatten().map(|(_, to)| to.trim());
+        inline.chain(defined).collect()
+    };
+    let found = prose.flat_map(of);
+    found.filter(|to| !to.contains("://") && !to.starts_with("mailto:")).collect()
+}
+
+#[test]
+fn links_between_the_papers_lead_somewhere() {
+    assert_eq!(
+        links("[a](b.md) and [c](d/e.md#f)\n```\n[g](h)\n```\n[i]: j.md\n"),
+        ["b.md", "d/e.md#f", "j.md"]
+    );
+    let mut complaints = Vec::new();
+    for path in files(&[".md"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        for link in links(&text) {
+            let target = link.split('#').next().unwrap_or_default();
+            // Of a link within the paper itself only the place in it is named.
+            if !target.is_empty() && !path.parent().unwrap().join(target).exists() {
+                complaints.push(format!("{} links to {link}, which is not there", short(&path)));
             }
         }
     }
