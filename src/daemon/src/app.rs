@@ -106,7 +106,7 @@ impl App {
         let listener = UnixListener::from_std(listener).map_err(room("rpc"))?;
         Ok(Self {
             runtime: RuntimeRpc::new(pods.clone(), node, urls),
-            image: ImageRpc::new(images),
+            image: ImageRpc::new(images, found.handlers.into_keys()),
             readiness: Readiness::default(),
             config,
             listener,
