@@ -281,7 +281,8 @@ fn node(config: &Config, found: &Runtimes, pods: &Pods, network: Arc<dyn PodNetw
             name: name.clone(),
             default: *name == found.default,
             recursive_read_only: features.recursive_read_only,
-            user_namespaces: features.user_namespaces,
+            // Whatever the runtime can: Gantline does not build them yet, and refuses pods that ask for one.
+            user_namespaces: false,
         }
     });
     let settings = reference::flat(config);
