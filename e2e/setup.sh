@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes this machine able to build and test Gantline: Debian packages by name, and a look at cargo and go.
+# Makes this machine able to build and test Gantline: Debian packages by name, and a look at cargo.
+# Go is looked for where it is used, by e2e/tools/build.sh.
 # Does nothing, quickly, when all is there.
 set -eu
 
@@ -58,12 +59,6 @@ how='install it with rustup (the package rustup of Debian 13 and later, or as ru
 command -v cargo >/dev/null || fail "cargo is missing; Gantline needs Rust $rust or later: $how"
 have=$(cd "$root" && cargo --version | cut -d ' ' -f 2)
 at_least "${have%%-*}" "$rust" || fail "cargo is $have, Gantline needs Rust $rust or later: $how; one that is there: \`rustup update stable\`"
-
-go=$(cat "$here"/tools/*/go.mod | sed -n 's/^go //p' | sort -V | tail -n 1)
-how="install a current Go (the package golang-go of Debian 12 is 1.19, too old; of bookworm-backports or a later Debian it may do)"
-command -v go >/dev/null || fail "go is missing; crictl and the peers are built with Go $go or later: $how"
-have=$(cd / && go env GOVERSION | sed 's/^go//')
-at_least "$have" "$go" || fail "go is $have, the tests' tools need Go $go or later: $how"
 
 # crun refuses a machine with cgroup v1 whose v2 hierarchy still holds a controller. Where that is hugetlb, mounting its
 # v1 hierarchy takes it away from there, until the next reboot.

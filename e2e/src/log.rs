@@ -45,6 +45,18 @@ impl Log {
         self.lines().iter().map(joined).collect()
     }
 
+    /// Lines a second between the first and the last, by their own timestamps; less than a day, and two lines, are
+    /// presumed.
+    #[track_caller]
+    pub fn rate(&self) -> f64 {
+        let lines = self.lines();
+        let at = |line: Option<&Line>| {
+            line.and_then(|line| time_of_day(&line.time)).expect("a line with its time")
+        };
+        let seconds = (at(lines.last()) - at(lines.first())).rem_euclid(86_400.0);
+        (lines.len() - 1) as f64 / seconds
+    }
+
     /// What it wrote on one stream.
     #[track_caller]
     pub fn stream(&self, name: &str) -> String {
@@ -54,6 +66,13 @@ impl Log {
 
 fn joined(line: &Line) -> String {
     format!("{}{}", line.text, if line.full { "\n" } else { "" })
+}
+
+/// Seconds since midnight of an RFC 3339 time in UTC.
+fn time_of_day(time: &str) -> Option<f64> {
+    let mut parts = time.split_once('T')?.1.strip_suffix('Z')?.splitn(3, ':');
+    let mut next = || parts.next()?.parse::<f64>().ok();
+    Some(next()? * 3600.0 + next()? * 60.0 + next()?)
 }
 
 fn parse(line: &str) -> Option<Line> {
@@ -80,6 +99,7 @@ mod tests {
         assert_eq!(parsed(&format!("{at} stdout F a b")), Some(("stdout".into(), "a b\n".into())));
         assert_eq!(parsed(&format!("{at} stderr P a")), Some(("stderr".into(), "a".into())));
         assert_eq!(parsed(&format!("{at} stdout F ")), Some(("stdout".into(), "\n".into())));
+        assert_eq!(time_of_day("2026-01-02T03:04:05.500000000Z"), Some(11_045.5));
         assert_eq!(parsed("garbage"), None);
         assert_eq!(parsed(&format!("{at} stdfoo F x")), None);
     }

@@ -10,6 +10,36 @@ out="${CARGO_TARGET_DIR:-$here/../../target}/tools"
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
+fail() {
+    echo "tools: $*" >&2
+    exit 1
+}
+
+# at_least HAVE WANT: whether a dotted version is not below another.
+at_least() {
+    [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
+}
+
+# need_go MODULE: sees that the go command can build a module. One of 1.21 or later fetches the toolchain that go.mod
+# asks for by itself, unless GOTOOLCHAIN holds it back.
+need_go() {
+    want=$(sed -n 's/^go //p' "$here/$1/go.mod")
+    if ! command -v go >/dev/null; then
+        packaged=$(apt-cache policy golang-go 2>/dev/null | sed -n 's/^ *Candidate: \([0-9]*:\)\{0,1\}\([0-9.]*\).*/\2/p')
+        at_least "${packaged:-0}" "$want" ||
+            fail "go is missing: unpack Go $want or later into /usr/local/go and put /usr/local/go/bin on the PATH (this system's golang-go package is ${packaged:-absent})"
+        echo "tools: installing golang-go"
+        DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends golang-go >/dev/null ||
+            fail "apt-get could not install golang-go"
+    fi
+    have=$(cd / && go env GOVERSION | sed 's/^go//; s/[^0-9.].*//')
+    case $(cd / && go env GOTOOLCHAIN) in
+    local | path) enough=$want how=" (or, where the network allows, set GOTOOLCHAIN=auto: it fetches that itself)" ;;
+    *) enough=1.21 how= ;;
+    esac
+    at_least "$have" "$enough" || fail "go is $have, and building $1 needs Go $enough or later: install that$how"
+}
+
 # build MODULE PROGRAM PACKAGE [go build flags…]: one program, unless its module has not changed since it was built.
 build() {
     module=$1 program=$2 package=$3
@@ -18,6 +48,7 @@ build() {
     if [ -x "$out/$program" ] && [ "$(cat "$out/$program.stamp" 2>/dev/null)" = "$stamp" ]; then
         return
     fi
+    need_go "$module"
     echo "tools: building $program"
     (cd "$here/$module" && GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o "$out/$program.new" "$@" "$package")
     mv "$out/$program.new" "$out/$program"

@@ -30,7 +30,10 @@ fn bin_dir() -> PathBuf {
 fn usable() -> bool {
     let missing = ["bridge", "host-local", "portmap"].into_iter().find(|p| !bin_dir().join(p).is_file());
     if let Some(missing) = missing {
-        println!("skipped: no {missing} in {}; install containernetworking-plugins", bin_dir().display());
+        common::skip(&format!(
+            "no {missing} in {}; install containernetworking-plugins",
+            bin_dir().display()
+        ));
     }
     missing.is_none() && is_root()
 }
@@ -242,7 +245,12 @@ fn plugins_of_1_1_are_asked_for_status_and_gc() {
         let pod = node.pod(1);
         if let Err(e) = cni.attach(&pod.request).await {
             assert!(model::chain(&e).contains("but the configuration is 1.1.0"), "{}", model::chain(&e));
-            println!("skipped: the plugins in {} are older than CNI 1.1.0", bin_dir().display());
+            let why = format!("the plugins in {} are older than CNI 1.1.0", bin_dir().display());
+            // Debian's are; whoever names others means these to be tested.
+            match std::env::var_os("GANTLINE_CNI_BIN") {
+                Some(_) => common::skip(&why),
+                None => println!("skipped: {why}"),
+            }
             return;
         }
         common::until(&cni, |s| *s == NetworkStatus::Ready).await;

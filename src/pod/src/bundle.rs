@@ -14,7 +14,8 @@ use image::{Image, Images, Snapshots};
 use kernel::cgroup::Hierarchy;
 use kernel::{SysError, durable};
 use model::{
-    Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, NamespaceMode, PodConfig, PodId, Signal,
+    Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, MandatoryProfile, NamespaceMode, PodConfig,
+    PodId, Signal,
 };
 use shim_client::{RunContainer, Shim};
 use telemetry::Stages;
@@ -45,6 +46,8 @@ pub(crate) struct Input {
     pub(crate) pod_config: Arc<PodConfig>,
     /// The parent of its containers' cgroups, as the driver writes it.
     pub(crate) cgroup_parent: String,
+    /// Whether its OCI runtime mounts recursively read-only.
+    pub(crate) recursive_read_only: bool,
     /// The first process of the pod's shared PID namespace.
     pub(crate) pod_init: Option<u32>,
     /// The first process of the container whose PID namespace is shared.
@@ -256,7 +259,7 @@ impl Builder {
         drop(timed);
         let _timed = self.stages.time("spec");
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
-        let config = &input.record.config;
+        let config = &self.with_node_profile(&input.record.config);
         let user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mounts = prepare::mounts(config, &BTreeMap::new()).map_err(refused)?;
@@ -289,6 +292,7 @@ impl Builder {
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
             host: &self.facts,
+            handler_recursive_read_only: input.recursive_read_only,
             defaults: &self.defaults,
         })
         .map_err(refused)?;
@@ -301,6 +305,25 @@ impl Builder {
             [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
         let user = User { uid: user.uid, gid: user.gid, supplemental_groups: groups.into_iter().collect() };
         Ok(Bundle { user })
+    }
+
+    /// A container whose default seccomp profile is the node's own file, where the node has one.
+    fn with_node_profile(&self, config: &Arc<ContainerConfig>) -> Arc<ContainerConfig> {
+        let defaults = &self.config.defaults;
+        let is_default = match &config.security.seccomp {
+            Some(MandatoryProfile::RuntimeDefault) => true,
+            None => defaults.seccomp_when_unset,
+            Some(_) => false,
+        };
+        match &defaults.seccomp_profile {
+            Some(path) if is_default => {
+                let mut config = (**config).clone();
+                let path = path.to_string_lossy().into_owned();
+                config.security.seccomp = Some(MandatoryProfile::Localhost(path));
+                Arc::new(config)
+            }
+            _ => Arc::clone(config),
+        }
     }
 
     fn files(&self, input: &Input) -> PodFiles {

@@ -54,6 +54,8 @@ pub struct ContainerDefaults {
 pub struct OciHandler {
     /// Its executable.
     pub binary: PathBuf,
+    /// Whether it mounts recursively read-only, as its own `features` command says.
+    pub recursive_read_only: bool,
 }
 
 impl PodsConfig {

@@ -42,7 +42,7 @@ impl Ending {
             {
                 // Already dead, or the shim is gone: the kill below finds out.
                 warn!(
-                    container.id = self.container.short(),
+                    container.id = self.container.as_str(),
                     error = model::chain(&error),
                     "stop signal not sent"
                 );
@@ -96,7 +96,7 @@ impl Ending {
                 Err(error) if model::Classify::kind(&error) == ErrorKind::NotFound => return Ok(()),
                 Err(error) => {
                     warn!(
-                        container.id = self.container.short(),
+                        container.id = self.container.as_str(),
                         error = model::chain(&error),
                         "kill through the shim"
                     );

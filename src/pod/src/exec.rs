@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use model::limits::{EXEC_SYNC_DRAIN_MAX, EXEC_SYNC_OUTPUT_BYTES_MAX, PORT_DIAL_MAX};
+use model::limits::{EXEC_SYNC_DRAIN_MAX, EXEC_SYNC_OUTPUT_BYTES_MAX, PORT_DIAL_MAX, SHIM_REPLY_MAX};
 use model::{ContainerId, ExecId, PodId};
 use shim_client::{ExecExit, ExecFds, ExecProcess, Shim};
 use tokio::io::AsyncReadExt as _;
@@ -78,7 +78,7 @@ impl Session {
     /// Ends the command and all that it started.
     pub async fn kill(&self) {
         if let Err(error) = self.shim.kill_exec(&self.exec).await {
-            warn!(container.id = self.container.short(), error = model::chain(&error), "kill an exec");
+            warn!(container.id = self.container.as_str(), error = model::chain(&error), "kill an exec");
         }
     }
 }
@@ -130,15 +130,22 @@ impl Pods {
         let request = ExecProcess { exec: exec.clone(), container: id.clone(), process, tty: false, timeout };
         shim.exec(request, fds).await.map_err(|e| PodError::container_step("exec", &id, e))?;
         let mut output = Collected::default();
-        let exit = output.until_exit(stdout, stderr, shim.wait_exec(&exec)).await;
-        let (exit, drained): (ExecExit, bool) = exit.map_err(|e| PodError::container_step("exec", &id, e))?;
+        let ended = output.until_exit(stdout, stderr, shim.wait_exec(&exec));
+        // The shim keeps the timeout; one that hangs must not keep its caller for ever.
+        let bound = timeout.map_or(Duration::MAX, |timeout| timeout.saturating_add(SHIM_REPLY_MAX));
+        let Ok(ended) = tokio::time::timeout(bound, ended).await else {
+            let seconds = timeout.unwrap_or_default().as_secs();
+            return Err(PodError::ExecTimeout { container: id, command: first_word, seconds });
+        };
+        let (exit, drained): (ExecExit, bool) =
+            ended.map_err(|e| PodError::container_step("exec", &id, e))?;
         if exit.timed_out {
             let seconds = timeout.unwrap_or_default().as_secs();
             return Err(PodError::ExecTimeout { container: id, command: first_word, seconds });
         }
         if !drained {
             warn!(
-                container.id = id.short(),
+                container.id = id.as_str(),
                 stdout = %String::from_utf8_lossy(&output.stdout),
                 stderr = %String::from_utf8_lossy(&output.stderr),
                 "the output of an exec is held open by what it left behind",

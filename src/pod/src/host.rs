@@ -12,5 +12,5 @@ use crate::spec::{CgroupVersion, HostFacts};
 pub(crate) fn facts() -> Result<HostFacts, SysError> {
     let hierarchy = Hierarchy::detect()?;
     let version = if hierarchy.is_v2() { CgroupVersion::V2 } else { CgroupVersion::V1 };
-    HostFacts::gather(version, hierarchy.limits_swap(), hierarchy.hugepage_sizes(), false)
+    HostFacts::gather(version, hierarchy.limits_swap(), hierarchy.hugepage_sizes(), true)
 }

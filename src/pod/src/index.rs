@@ -39,10 +39,12 @@ impl Index {
         handle
     }
 
-    /// Enters a pod that a restart found.
-    pub(crate) fn enter(&self, id: PodId, identity: PodIdentity, handle: Handle) {
+    /// Enters a pod that a restart found, and its identity where that is still its own.
+    pub(crate) fn enter(&self, id: PodId, identity: Option<PodIdentity>, handle: Handle) {
         let mut tables = self.tables();
-        tables.identities.insert(identity, id.clone());
+        if let Some(identity) = identity {
+            tables.identities.insert(identity, id.clone());
+        }
         tables.pods.insert(id, handle);
     }
 

@@ -31,6 +31,9 @@ use crate::stats::Sampler;
 use crate::sweep;
 use crate::time::now;
 
+/// A driver that breaks off again and again must not keep the node busy.
+const REVIVE_AFTER: Duration = Duration::from_secs(1);
+
 /// The other rooms that pods are made with.
 pub struct Rooms {
     /// Finds images.
@@ -126,6 +129,11 @@ impl Pods {
     pub async fn run_pod(&self, config: PodConfig) -> Result<PodId, PodError> {
         let config = Arc::new(config);
         let (handler, _) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
+        if config.security.namespaces.user.is_some() {
+            return Err(PodError::NotBuilt(
+                "config.linux.security_context.namespace_options.userns_options: a user namespace of the pod's own",
+            ));
+        }
         loop {
             let id = kernel::random::id_bytes()
                 .map(PodId::from_bytes)
@@ -139,7 +147,7 @@ impl Pods {
                 (id, handle)
             });
             if let Some(driver) = begun {
-                tokio::spawn(driver.run(None));
+                start(Arc::clone(&self.host), handle.id.clone(), driver, None);
             }
             // `None`: the pod that had this identity went away before it could answer.
             if let Some(answer) = handle.ask(Request::Run(Arc::clone(&config))).await {
@@ -340,11 +348,6 @@ impl Pods {
     pub fn config(&self) -> &PodsConfig {
         &self.host.sandboxes.config
     }
-
-    /// The state of the network, for Status.
-    pub fn network(&self) -> &Arc<dyn PodNetwork> {
-        &self.host.sandboxes.network
-    }
 }
 
 /// One that is still being made is nobody's business: its id has been told to no one.
@@ -370,15 +373,40 @@ fn enter_found(
             .filter(|(_, record)| record.phase != ContainerPhase::Creating)
             .map(|(id, _)| id.clone())
             .collect();
-        let identity = record.config.identity.clone();
+        // What is on its way out no longer bears its name: a newer pod may have it.
+        let leaving = matches!(record.phase, PodPhase::Creating | PodPhase::Removing);
+        let identity = (!leaving).then(|| record.config.identity.clone());
         let (driver, handle) = Driver::new(Arc::clone(host), id.clone(), record, containers);
         host.index.enter(id.clone(), identity, handle);
         for container in told {
             host.index.enter_container(container, id.clone());
         }
         let (done, wait) = oneshot::channel();
-        tokio::spawn(driver.run(Some(done)));
+        start(Arc::clone(host), id, driver, Some(done));
         waits.push(wait);
     }
     waits
+}
+
+/// Starts a driver. One that panics is a bug of ours, and must not leave a pod that nobody drives: what the store
+/// holds of it gets a new driver, which recovers it as after a restart.
+fn start(host: Arc<Host>, id: PodId, driver: Driver, recovered: Option<oneshot::Sender<()>>) {
+    tokio::spawn(async move {
+        if tokio::spawn(driver.run(recovered)).await.is_ok() {
+            return;
+        }
+        error!(pod.id = id.as_str(), "the driver of a pod broke off; it is recovered from its records");
+        host.index.forget(&id);
+        tokio::time::sleep(REVIVE_AFTER).await;
+        let records = host.records.clone();
+        match tokio::task::spawn_blocking(move || records.load()).await {
+            Ok(Ok(found)) => {
+                let pods = found.pods.into_iter().filter(|(pod, _)| *pod == id).collect();
+                let containers = found.containers.into_iter().filter(|(_, c)| c.pod == id).collect();
+                enter_found(&host, pods, containers);
+            }
+            Ok(Err(error)) => error!(pod.id = id.as_str(), error = model::chain(&error), "read its records"),
+            Err(_) => {}
+        }
+    });
 }

@@ -56,8 +56,25 @@ impl Resize {
             .and_then(|bytes| serde_json::from_slice::<Spec>(&bytes).map_err(Cause::host))
             .and_then(|spec| serde_json::to_vec(&spec::with_limits(spec, limits)).map_err(Cause::host))
             .and_then(|bytes| durable::replace(&path, &bytes, 0o600).map_err(Cause::host));
-        rewritten.map_err(step("write the specification"))?;
+        rewritten.map_err(|source| {
+            self.take_back();
+            step("write the specification")(source)
+        })?;
         Ok(merged)
+    }
+
+    /// Puts back what a running container was limited to before.
+    fn take_back(&self) {
+        if !self.running {
+            return;
+        }
+        let limits = spec::limits(&self.now, "linux", self.host.bundles.facts()).ok();
+        let hierarchy = Hierarchy::detect().ok();
+        if let (Some(limits), Some(hierarchy)) = (limits, hierarchy)
+            && let Err(error) = self.apply_to(&hierarchy, &limits)
+        {
+            warn!(container.id = self.container.as_str(), error = model::chain(&error), "put limits back");
+        }
     }
 
     /// Applies limits where the container is bounded, and where systemd might bound it again.
@@ -69,7 +86,7 @@ impl Resize {
             // Otherwise the next reload brings back what it was told when the scope began. It writes rounded values.
             if let Err(error) = systemd::set_limits(&self.cgroup, limits) {
                 warn!(
-                    container.id = self.container.short(),
+                    container.id = self.container.as_str(),
                     error = model::chain(&error),
                     "systemd was not told of the new limits and may undo them when it reloads"
                 );

@@ -156,7 +156,10 @@ impl Site<'_> {
         let mut first = Ok(());
         for stage in plan(self.pod_config).iter().rev() {
             for step in stage.iter().rev() {
-                first = first.and(self.undo_step(*step).await);
+                // The directory holds the shim's socket: what is still owed must stay to be found.
+                if *step != Step::Directory || first.is_ok() {
+                    first = first.and(self.undo_step(*step).await);
+                }
             }
         }
         first

@@ -69,6 +69,8 @@ pub struct SpecInput<'a> {
     pub cgroups_path: &'a str,
     /// What the node has and may.
     pub host: &'a HostFacts,
+    /// Whether the OCI runtime mounts recursively read-only.
+    pub handler_recursive_read_only: bool,
     /// What the node's configuration says.
     pub defaults: &'a Defaults,
 }
@@ -127,8 +129,6 @@ pub struct Defaults {
     pub rlimits: Vec<oci::Rlimit>,
     /// Tasks a container may have; `None`: unlimited.
     pub pids_limit: Option<u64>,
-    /// Whether a privileged container gets the host's devices.
-    pub privileged_has_host_devices: bool,
     /// Whether an unprivileged container's /sys/fs/cgroup is writable.
     pub cgroup_writable: bool,
     /// Directories of the service's own: a mount that holds one of them receives unmounts even if it is private,
@@ -143,7 +143,6 @@ impl Default for Defaults {
             seccomp_unset: SeccompDefault::Unconfined,
             rlimits: Vec::new(),
             pids_limit: None,
-            privileged_has_host_devices: true,
             cgroup_writable: false,
             own_directories: Vec::new(),
         }

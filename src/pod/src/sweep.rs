@@ -1,6 +1,8 @@
 //! What no record knows of after a restart: directories, writable layers and networks of pods that are gone.
 //!
-//! The journal makes such things rare: a store that was lost or restored from a copy, or an operator's hand.
+//! The journal makes such things rare: a store that was lost or restored from a copy, a record that cannot be
+//! read, or an operator's hand. A shim that still holds containers is left alone with all that is theirs:
+//! nobody asked for their end.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,11 +15,11 @@ use tracing::{info, warn};
 use crate::bundle;
 use crate::driver::Host;
 
-/// Removes what belongs to no pod or container that is known.
+/// Removes what belongs to no pod or container that is known or that runs.
 pub(crate) async fn sweep(host: &Arc<Host>) {
     let handles = host.index.pods();
-    let pods: HashSet<PodId> = handles.iter().map(|handle| handle.id.clone()).collect();
-    let containers: HashSet<ContainerId> =
+    let mut pods: HashSet<PodId> = handles.iter().map(|handle| handle.id.clone()).collect();
+    let mut containers: HashSet<ContainerId> =
         handles.iter().flat_map(|handle| handle.view().containers.clone()).map(|status| status.id).collect();
     let config = Arc::clone(&host.sandboxes.config);
     let snapshots = Arc::clone(host.bundles.snapshots());
@@ -27,44 +29,68 @@ pub(crate) async fn sweep(host: &Arc<Host>) {
         (names::<PodId>(&config.state.join("pods")), owned)
     });
     let Ok((pod_dirs, bundles)) = listed.await else { return };
-    for container in bundles.into_iter().filter(|id| !containers.contains(id)) {
-        info!(container.id = container.short(), "removing a bundle that no record knows");
-        if let Err(error) = bundle::undo(&host.bundles, &container).await {
-            warn!(container.id = container.short(), error = model::chain(&error), "left where it is");
+    let mut dead = Vec::new();
+    for pod in pod_dirs {
+        if pods.contains(&pod) {
+            continue;
         }
-    }
-    // Plugins undo less once the namespace is gone: they come first.
-    let live: Vec<PodId> = pods.iter().cloned().collect();
-    host.sandboxes.network.collect(&live).await;
-    for pod in pod_dirs.into_iter().filter(|id| !pods.contains(id)) {
-        remove_pod_dir(host, &pod).await;
-    }
-}
-
-async fn remove_pod_dir(host: &Arc<Host>, pod: &PodId) {
-    info!(pod.id = pod.short(), "removing a pod's directory that no record knows");
-    match host.sandboxes.shims.connect(pod).await {
-        Ok(shim) => {
-            if let Err(error) = shim.shutdown().await {
-                // It still holds containers: nobody asked for their end.
-                warn!(pod.id = pod.short(), error = model::chain(&error), "left where it is");
+        match ask_to_end(host, &pod).await {
+            Ok(None) => dead.push(pod),
+            Ok(Some(held)) => {
+                warn!(
+                    pod.id = pod.as_str(),
+                    containers = held.len(),
+                    "a pod that no record knows still runs"
+                );
+                pods.insert(pod);
+                containers.extend(held);
+            }
+            Err(error) => {
+                // Whose the bundles are cannot be told: nothing is swept this time.
+                warn!(pod.id = pod.as_str(), error = model::chain(&error), "a shim that no record knows");
                 return;
             }
         }
-        Err(ShimError::NotRunning { .. }) => {}
-        Err(error) => {
-            warn!(pod.id = pod.short(), error = model::chain(&error), "left where it is");
-            return;
+    }
+    for container in bundles.into_iter().filter(|id| !containers.contains(id)) {
+        info!(container.id = container.as_str(), "removing a bundle that no record knows");
+        if let Err(error) = bundle::undo(&host.bundles, &container).await {
+            warn!(container.id = container.as_str(), error = model::chain(&error), "left where it is");
         }
     }
+    // Plugins undo less once the namespace is gone: they come first.
+    let live: Vec<PodId> = pods.into_iter().collect();
+    host.sandboxes.network.collect(&live).await;
+    for pod in dead {
+        remove_pod_dir(host, pod).await;
+    }
+}
+
+/// Ends the shim of a pod that no record knows. `None`: it is gone; else the containers that it still holds.
+async fn ask_to_end(host: &Arc<Host>, pod: &PodId) -> Result<Option<Vec<ContainerId>>, ShimError> {
+    let shim = match host.sandboxes.shims.connect(pod).await {
+        Ok(shim) => shim,
+        Err(ShimError::NotRunning { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let held: Vec<ContainerId> = shim.state().await?.into_iter().map(|c| c.container).collect();
+    match shim.shutdown().await {
+        Ok(()) => Ok(None),
+        Err(_) if !held.is_empty() => Ok(Some(held)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn remove_pod_dir(host: &Arc<Host>, pod: PodId) {
+    info!(pod.id = pod.as_str(), "removing a pod's directory that no record knows");
     let config = Arc::clone(&host.sandboxes.config);
     let id = pod.clone();
     let removed = tokio::task::spawn_blocking(move || {
-        let _ = kernel::namespace::unpin(&config.netns(&id));
-        crate::sandbox::remove_directory(&config.pod_dir(&id))
+        let unpinned = kernel::namespace::unpin(&config.netns(&id)).map_err(crate::error::Cause::host);
+        unpinned.and_then(|()| crate::sandbox::remove_directory(&config.pod_dir(&id)))
     });
     if let Ok(Err(error)) = removed.await {
-        warn!(pod.id = pod.short(), error = model::chain(&error), "left where it is");
+        warn!(pod.id = pod.as_str(), error = model::chain(&error), "left where it is");
     }
 }
 

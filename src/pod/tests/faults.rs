@@ -88,7 +88,7 @@ fn retries_join_and_strangers_are_refused() {
         let ids: Vec<_> =
             futures_util::future::join_all(runs).await.into_iter().map(Result::unwrap).collect();
         assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
-        assert_eq!(node.network.calls().0, 1, "one ADD for five requests");
+        assert_eq!(node.network().calls().0, 1, "one ADD for five requests");
         let other = PodConfig { hostname: "other".to_owned(), ..pod_config("a", 0) };
         let refused = pods.run_pod(other).await.unwrap_err();
         assert_eq!(model::Classify::kind(&refused), ErrorKind::Exists, "{refused}");
@@ -118,17 +118,17 @@ fn a_step_that_fails_leaves_nothing_and_frees_the_name() {
     let runtime = node.runtime();
     runtime.block_on(async {
         let pods = node.open().await;
-        node.network.set_faults(fake::Faults { add_fails: 1.0, ..fake::Faults::default() });
+        node.set_network_faults(fake::Faults { add_fails: 1.0, ..fake::Faults::default() });
         let failed = pods.run_pod(pod_config("a", 0)).await.unwrap_err();
         assert!(failed.to_string().contains("set up the network"), "{failed}");
         assert!(pods.list().is_empty());
         // Undoing fails as well: the pod is listed, so that its owner can remove it.
-        node.network.set_faults(fake::Faults { add_fails: 1.0, del_fails: 1.0, ..fake::Faults::default() });
+        node.set_network_faults(fake::Faults { add_fails: 1.0, del_fails: 1.0, ..fake::Faults::default() });
         let failed = pods.run_pod(pod_config("a", 0)).await.unwrap_err();
         assert!(failed.to_string().contains("owed"), "{failed}");
         let listed = pods.list();
         assert!(matches!(listed[0].pod.phase, PodPhase::NotReady { .. }));
-        node.network.set_faults(fake::Faults::default());
+        node.set_network_faults(fake::Faults::default());
         pods.remove_pod(listed[0].pod.id.as_str()).await.unwrap();
         pods.run_pod(pod_config("a", 0)).await.unwrap();
         pods.remove_pod(pods.list()[0].pod.id.as_str()).await.unwrap();
@@ -171,6 +171,63 @@ fn a_dead_shim_ends_its_pod() {
     node.assert_empty();
 }
 
+#[test]
+fn a_grace_of_ages_is_cut_short_by_a_removal() {
+    let Some(node) = Node::new(5) else { return };
+    let runtime = node.runtime();
+    runtime.block_on(async {
+        let pods = node.open().await;
+        let pod = pods.run_pod(pod_config("a", 0)).await.unwrap();
+        let container = pods.create_container(pod.as_str(), container_config("c", 0)).await.unwrap();
+        pods.start_container(container.as_str()).await.unwrap();
+        node.shims.ignore_signals();
+        let stop = pods.stop_container(container.as_str(), Duration::MAX);
+        let remove = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            pods.remove_container(container.as_str()).await
+        };
+        let (stopped, removed) = tokio::join!(stop, remove);
+        stopped.unwrap();
+        removed.unwrap();
+        assert!(pods.list_containers().is_empty());
+        pods.remove_pod(pod.as_str()).await.unwrap();
+    });
+    drop(runtime);
+    node.assert_empty();
+}
+
+#[test]
+fn what_runs_is_spared_when_its_record_is_lost() {
+    let Some(node) = Node::new(6) else { return };
+    let runtime = node.runtime();
+    let (pod, container) = runtime.block_on(async {
+        let pods = node.open().await;
+        let pod = pods.run_pod(pod_config("a", 0)).await.unwrap();
+        let container = pods.create_container(pod.as_str(), container_config("c", 0)).await.unwrap();
+        pods.start_container(container.as_str()).await.unwrap();
+        (pod, container)
+    });
+    drop(runtime);
+    node.wait_for_the_dead();
+    node.lose_records();
+    let runtime = node.runtime();
+    runtime.block_on(async {
+        let pods = node.open().await;
+        assert!(pods.list().is_empty());
+        assert_eq!(node.shims.running(), [container], "it goes on");
+        assert_eq!(node.network().taken(), [pod.clone()], "with its address");
+        assert!(node.rootfs_mounted(), "and its root file system");
+    });
+    drop(runtime);
+    node.wait_for_the_dead();
+    // Once it is dead, the next start clears it away.
+    node.shims.crash(&pod);
+    let runtime = node.runtime();
+    runtime.block_on(async { drop(node.open().await) });
+    drop(runtime);
+    node.assert_empty();
+}
+
 /// Random work in many pods, with faults, cut off at random moments as by SIGKILL.
 #[test]
 fn restarts_in_the_middle_of_everything_leave_nothing() {
@@ -180,7 +237,7 @@ fn restarts_in_the_middle_of_everything_leave_nothing() {
     for round in 0..12 {
         let faulty = round % 3 != 0;
         let often = if faulty { 0.1 } else { 0.0 };
-        node.network.set_faults(fake::Faults {
+        node.set_network_faults(fake::Faults {
             add_fails: often,
             del_fails: often,
             ..fake::Faults::default()
@@ -207,7 +264,7 @@ fn restarts_in_the_middle_of_everything_leave_nothing() {
         runtime.shutdown_background();
         node.wait_for_the_dead();
     }
-    node.network.set_faults(fake::Faults::default());
+    node.set_network_faults(fake::Faults::default());
     node.shims.set_faults(shim_client::fake::Faults::default());
     let runtime = node.runtime();
     runtime.block_on(async {

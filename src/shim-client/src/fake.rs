@@ -58,6 +58,7 @@ struct World {
     pods: HashMap<PodId, Pod>,
     asked: Vec<(PodId, RequestBody)>,
     fail_next: Option<Failure>,
+    signals_ignored: bool,
     exec_answer: (Vec<u8>, i32),
     clock: i64,
     last_pid: u32,
@@ -92,6 +93,7 @@ impl FakeShims {
                 pods: HashMap::new(),
                 asked: Vec::new(),
                 fail_next: None,
+                signals_ignored: false,
                 exec_answer: (Vec::new(), 0),
                 clock: 1_700_000_000_000_000_000,
                 last_pid: 100,
@@ -116,6 +118,11 @@ impl FakeShims {
     /// The next request that is not a hello or a question fails so.
     pub fn fail_next(&self, failure: Failure) {
         self.world().fail_next = Some(failure);
+    }
+
+    /// From now on containers die of SIGKILL alone.
+    pub fn ignore_signals(&self) {
+        self.world().signals_ignored = true;
     }
 
     /// What every exec prints to standard output, and its code.
@@ -352,6 +359,9 @@ impl World {
                     return refuse(FailureKind::NotFound, "no such container");
                 }
                 let signal = kill.signal.number();
+                if self.signals_ignored && signal != SIGKILL {
+                    return Ok(ReplyBody::Done);
+                }
                 self.exit(id, &kill.container, 128 + signal, Some(signal), false);
                 Ok(ReplyBody::Done)
             }

@@ -7,7 +7,6 @@ use model::limits::OCI_RUNTIME_MAX;
 use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Driver, Product, Request, Waiter};
@@ -148,6 +147,13 @@ impl Driver {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
             cgroup_parent: self.record.cgroup_parent.clone(),
+            recursive_read_only: self
+                .host
+                .sandboxes
+                .config
+                .handler(&self.record.handler)?
+                .1
+                .recursive_read_only,
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
             target_pid,
             container: id.clone(),
@@ -188,6 +194,9 @@ impl Driver {
         })?;
         let config = Arc::clone(&self.host.sandboxes.config);
         let (handler, oci) = config.handler(&self.record.handler)?;
+        // Whose PID namespace is shared must still run: its pid may be another process's by now.
+        let container_config = Arc::clone(&self.containers.get(&id).ok_or_else(not_found)?.config);
+        self.target_pid(&container_config)?;
         let record = self.containers.get_mut(&id).ok_or_else(not_found)?;
         let cgroup = record.cgroup.clone();
         record.phase = ContainerPhase::Starting;
@@ -230,7 +239,7 @@ impl Driver {
             {
                 // An answer that never came may have been "started".
                 warn!(
-                    container.id = container.short(),
+                    container.id = container.as_str(),
                     error = model::chain(&error),
                     "kill what may have started"
                 );
@@ -244,7 +253,7 @@ impl Driver {
         let job = Job::Stop(id.clone());
         let Some(record) = self.containers.get(&id) else { return job };
         let ending = self.ending(&id, record);
-        let (ends, grace) = watch::channel(Instant::now() + grace);
+        let (ends, grace) = watch::channel(super::after(grace));
         self.graces.insert(id, ends);
         self.spawn(job.clone(), async move { Product::Plain(ending.stop(grace).await) });
         job

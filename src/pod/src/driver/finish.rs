@@ -4,7 +4,7 @@ use model::ContainerId;
 use tracing::{info, warn};
 
 use super::begin::site;
-use super::{Driver, Outcome, Product};
+use super::{Driver, Outcome, Product, START_ERROR_CODE};
 use crate::bundle;
 use crate::error::PodError;
 use crate::events::EventKind;
@@ -13,9 +13,6 @@ use crate::records::{Change, NetworkRecord};
 use crate::sandbox::{Made, NotMade};
 use crate::state::{ContainerPhase, Exit, ExitReason, PodPhase};
 use crate::time::now;
-
-/// What CRI says of a container that could not be started.
-const START_ERROR_CODE: i32 = 128;
 
 impl Driver {
     pub(super) async fn finish(&mut self, job: Job, product: Product) {
@@ -37,11 +34,8 @@ impl Driver {
 
     /// A job ended without a result: it panicked, or the service is stopping.
     pub(super) async fn broken(&mut self, job: Job) {
-        if let Job::Create(id) | Job::Start(id) = &job
-            && let Some(container) = self.containers.get_mut(id)
-        {
-            // Owned, and good for nothing but removal.
-            container.phase = ContainerPhase::Removing(None);
+        if let Job::Create(id) | Job::Start(id) = &job {
+            self.owe_removal(id).await;
         }
         if job == Job::Run {
             self.record.phase = PodPhase::NotReady { why: "its creation broke off".to_owned() };
@@ -148,12 +142,20 @@ impl Driver {
         if failed.undone {
             self.containers.remove(id);
             self.commit_fact([Change::ForgetContainer(id.clone())]).await;
-        } else if let Some(container) = self.containers.get_mut(id) {
-            // Owned: removed with the pod, or by the next start.
-            container.phase = ContainerPhase::Removing(None);
-            self.commit_fact(self.container_change(id)).await;
+        } else {
+            self.owe_removal(id).await;
         }
         Err(failed.error)
+    }
+
+    /// A container that is good for nothing but removal: seen, so that its owner can ask for that; else it goes
+    /// with the pod, or at the next start.
+    pub(super) async fn owe_removal(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.phase = ContainerPhase::Removing(None);
+        self.commit_fact(self.container_change(id)).await;
+        self.host.index.enter_container(id.clone(), self.id.clone());
+        self.publish();
     }
 
     async fn started(
@@ -162,6 +164,9 @@ impl Driver {
         result: Result<shim_client::Started, PodError>,
     ) -> super::Answer {
         let Some(container) = self.containers.get_mut(id) else { return Ok(Outcome::Done) };
+        if container.phase != ContainerPhase::Starting {
+            return Ok(Outcome::Done);
+        }
         match result {
             Ok(started) => {
                 container.phase =
@@ -171,6 +176,9 @@ impl Driver {
                 self.tell(id, EventKind::Started, &view);
                 if let Some(record) = self.early_exits.remove(id) {
                     self.exited(id.clone(), record).await;
+                } else if self.shim.borrow().is_none() {
+                    // It was lost after this start: whoever looked for it left this container to its job.
+                    self.find_shim().await;
                 }
                 Ok(Outcome::Done)
             }
@@ -222,7 +230,7 @@ impl Driver {
             Ok(()) => drop(self.reaped.insert(id.clone())),
             // Tried again by the removal, which reports it.
             Err(error) => {
-                warn!(container.id = id.short(), error = model::chain(&error), "not cleared away yet");
+                warn!(container.id = id.as_str(), error = model::chain(&error), "not cleared away yet");
             }
         }
         Ok(Outcome::Done)
@@ -234,11 +242,11 @@ impl Driver {
         result: Result<model::Resources, PodError>,
     ) -> super::Answer {
         let resources = result?;
-        if let Some(container) = self.containers.get_mut(id) {
-            container.resources = resources;
-        }
-        self.commit_fact(self.container_change(id)).await;
+        let Some(container) = self.containers.get_mut(id) else { return Ok(Outcome::Done) };
+        container.resources = resources;
+        // The limits hold already; the caller must know that a restart would report the old ones.
+        let committed = self.commit(self.container_change(id)).await;
         self.publish();
-        Ok(Outcome::Done)
+        committed.map(|()| Outcome::Done)
     }
 }

@@ -9,6 +9,7 @@ mod begin;
 mod exits;
 mod finish;
 mod recover;
+mod shim;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -34,6 +35,11 @@ use crate::sandbox::{self, NotMade};
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodStatus, PodView};
 use crate::stats::Sampler;
 use crate::time::now;
+
+/// What CRI says of a container that could not be started.
+const START_ERROR_CODE: i32 = 128;
+/// What CRI says of a container that nobody saw end.
+const UNSEEN_CODE: i32 = 255;
 
 /// What every driver works with.
 pub(crate) struct Host {
@@ -133,7 +139,9 @@ pub(crate) struct Driver {
     view: watch::Sender<Arc<PodView>>,
     shim: watch::Sender<Option<Shim>>,
     /// What the shim tells, while there is one.
-    heard: Option<exits::Heard>,
+    heard: Option<shim::Heard>,
+    /// When a shim that did not answer is looked for again.
+    look_again: Option<Instant>,
     work: JoinSet<Finished>,
     running: HashMap<task::Id, Job>,
     waiting: HashMap<Job, Vec<Waiter>>,
@@ -172,6 +180,7 @@ impl Driver {
             view,
             shim,
             heard: None,
+            look_again: None,
             work: JoinSet::new(),
             running: HashMap::new(),
             waiting: HashMap::new(),
@@ -188,7 +197,7 @@ impl Driver {
 
     /// Serves the pod until it is gone. A pod that a restart found is recovered first, and `recovered` told.
     pub(crate) async fn run(mut self, recovered: Option<oneshot::Sender<()>>) {
-        let span = info_span!("pod", pod.id = self.id.short(), pod.name = %self.record.config.identity.name);
+        let span = info_span!("pod", pod.id = self.id.as_str(), pod.name = %self.record.config.identity.name);
         async {
             if let Some(recovered) = recovered {
                 self.recover().await;
@@ -208,7 +217,8 @@ impl Driver {
         tokio::select! {
             Some((request, waiter)) = self.inbox.recv() => self.handle(request, waiter).await,
             Some(joined) = self.work.join_next_with_id() => self.joined(joined).await,
-            event = exits::next(&mut self.heard) => self.shim_said(event).await,
+            said = shim::next(&mut self.heard) => self.shim_said(said).await,
+            () = shim::look_again(self.look_again) => self.find_shim().await,
         }
     }
 
@@ -224,7 +234,9 @@ impl Driver {
                 self.broken(job).await;
             }
         }
-        self.ask_kept_again().await;
+        if !self.gone {
+            self.ask_kept_again().await;
+        }
     }
 
     async fn handle(&mut self, request: Request, waiter: Waiter) {
@@ -280,7 +292,7 @@ impl Driver {
     /// Lets the grace of a stop end after `grace`, if that is sooner.
     fn shorten(&self, id: &ContainerId, grace: Duration) {
         if let Some(ends) = self.graces.get(id) {
-            let asked = Instant::now() + grace;
+            let asked = after(grace);
             ends.send_if_modified(|ends| {
                 let sooner = asked < *ends;
                 *ends = asked.min(*ends);
@@ -294,7 +306,7 @@ impl Driver {
         let Some(shim) = self.shim.borrow().clone() else { return };
         tokio::spawn(async move {
             if let Err(error) = shim.kill(&id, Signal::KILL, true).await {
-                warn!(container.id = id.short(), error = model::chain(&error), "break off a start");
+                warn!(container.id = id.as_str(), error = model::chain(&error), "break off a start");
             }
         });
     }
@@ -302,7 +314,7 @@ impl Driver {
     /// A request as the policy sees it; `None` for what needs no policy.
     fn as_ask(&self, request: &Request) -> Option<Ask> {
         Some(match request {
-            Request::Run(config) => Ask::Run { same_request: *config == self.record.config },
+            Request::Run(config) => Ask::Run { same_request: same_pod(config, &self.record.config) },
             Request::StopPod => Ask::StopPod,
             Request::RemovePod => Ask::RemovePod,
             Request::Create(config) => Ask::Create {
@@ -472,6 +484,19 @@ impl Driver {
         }
         self.answer(waiter, committed.map(|()| Outcome::Done));
     }
+}
+
+/// Whether a request is the one that a pod was made from. What was updated since is not part of it.
+fn same_pod(asked: &PodConfig, made: &PodConfig) -> bool {
+    let updated =
+        PodConfig { overhead: made.overhead.clone(), resources: made.resources.clone(), ..asked.clone() };
+    updated == *made
+}
+
+/// The moment after some time, which a client may have chosen as long as it likes.
+fn after(time: Duration) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + time.min(LONGEST)
 }
 
 fn ends_the_pod(request: &Request) -> bool {

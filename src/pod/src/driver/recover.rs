@@ -8,10 +8,7 @@
 //! | container `Creating`, `Removing` | undone |
 //! | container `Starting`, `Running` | as the shim says, else as its exit record says, else ended as unknown |
 
-use std::time::Duration;
-
 use model::ContainerId;
-use shim_client::{Phase, Shim, ShimError};
 use tracing::{info, warn};
 
 use super::Driver;
@@ -21,34 +18,17 @@ use crate::events::EventKind;
 use crate::queue::Job;
 use crate::records::Change;
 use crate::sandbox::NotMade;
-use crate::state::{ContainerPhase, Exit, ExitReason, PodPhase};
-use crate::time::now;
-
-/// How long a start that the last service began may still take: every request waits for the recovery.
-const STARTING_MAX: Duration = Duration::from_secs(5);
-/// How often a shim is asked whether a start that the last service began has ended.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+use crate::state::{ContainerPhase, PodPhase};
 
 impl Driver {
     pub(super) async fn recover(&mut self) {
         if self.record.phase == PodPhase::Creating {
             return self.undo_creation().await;
         }
-        match self.host.sandboxes.shims.connect(&self.id).await {
-            Ok(shim) => {
-                self.take_shim(shim.clone());
-                self.undo_half_made_containers(Some(&shim)).await;
-                self.compare(&shim).await;
-            }
-            Err(error) => {
-                if !matches!(error, ShimError::NotRunning { .. }) {
-                    warn!(error = model::chain(&error), "the shim does not answer");
-                }
-                self.undo_half_made_containers(None).await;
-                self.shim_died().await;
-            }
-        }
+        self.find_shim().await;
+        self.undo_half_made_containers().await;
         self.publish();
+        self.check_network();
         self.finish_what_was_begun().await;
         // A recovered pod is told of as it is; ending it may go on for a while.
         info!(phase = self.record.phase.word(), containers = self.containers.len(), "pod recovered");
@@ -64,18 +44,15 @@ impl Driver {
     }
 
     /// Containers whose creation or removal was cut short.
-    async fn undo_half_made_containers(&mut self, shim: Option<&Shim>) {
-        let half: Vec<ContainerId> = self
-            .containers
-            .iter()
-            .filter(|(_, record)| {
-                matches!(record.phase, ContainerPhase::Creating | ContainerPhase::Removing(_))
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
+    async fn undo_half_made_containers(&mut self) {
+        let half = self.containers.iter().filter(|(_, record)| {
+            matches!(record.phase, ContainerPhase::Creating | ContainerPhase::Removing(_))
+        });
+        let half: Vec<ContainerId> = half.map(|(id, _)| id.clone()).collect();
+        let shim = self.shim.borrow().clone();
         for id in half {
             let Some(traces) = self.traces(&id) else { continue };
-            let undone = match bundle::clear(&self.host.bundles, shim, &traces).await {
+            let undone = match bundle::clear(&self.host.bundles, shim.as_ref(), &traces).await {
                 Ok(()) => bundle::undo(&self.host.bundles, &id).await,
                 failed => failed,
             };
@@ -91,79 +68,26 @@ impl Driver {
                     }
                 }
                 Err(error) => {
-                    warn!(container.id = id.short(), error = model::chain(&error), "still owed");
-                    if let Some(record) = self.containers.get_mut(&id) {
-                        record.phase = ContainerPhase::Removing(None);
-                    }
+                    warn!(container.id = id.as_str(), error = model::chain(&error), "still owed");
+                    self.owe_removal(&id).await;
                 }
             }
         }
     }
 
-    /// Brings the records to what the shim holds.
-    async fn compare(&mut self, shim: &Shim) {
-        let ours: Vec<ContainerId> = self
-            .containers
-            .iter()
-            .filter(|(_, record)| {
-                matches!(record.phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in ours {
-            match self.phase_at_shim(shim, &id).await {
-                Some(Phase::Running(started)) => {
-                    let was = self.containers.get(&id).map(|record| record.phase.clone());
-                    let _ = self.started_meanwhile(&id, started, was).await;
-                }
-                Some(Phase::Exited(record)) => self.ended_so(&record).await,
-                None | Some(Phase::Starting) => {
-                    let reason = ExitReason::StartError;
-                    let message = "the service was restarted while it was being started".to_owned();
-                    let exit = Exit { started_at: None, finished_at: now(), code: 128, reason, message };
-                    self.ended(id, exit).await;
-                }
+    /// Has the plugins look whether the pod's network still is as they made it (CNI CHECK). Nobody waits for
+    /// the answer, and nothing is mended: the operator is told.
+    fn check_network(&self) {
+        if self.record.phase != PodPhase::Ready || self.record.network.is_none() {
+            return;
+        }
+        let (host, pod) = (self.host.clone(), self.id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = host.sandboxes.network.check(&pod).await {
+                let error = model::chain(&error);
+                warn!(pod.id = pod.as_str(), error, "the network is not as the CNI plugins made it");
             }
-        }
-    }
-
-    async fn started_meanwhile(
-        &mut self,
-        id: &ContainerId,
-        started: shim_client::Started,
-        was: Option<ContainerPhase>,
-    ) -> Option<()> {
-        let record = self.containers.get_mut(id)?;
-        record.phase = ContainerPhase::Running { pid: started.pid, started_at: started.started_at_ns };
-        if was == Some(ContainerPhase::Starting) {
-            self.commit_fact(self.container_change(id)).await;
-            let view = self.publish();
-            self.tell(id, EventKind::Started, &view);
-        }
-        Some(())
-    }
-
-    /// What the shim holds of a container, once it is no longer being started.
-    async fn phase_at_shim(&self, shim: &Shim, id: &ContainerId) -> Option<Phase> {
-        let gives_up = tokio::time::Instant::now() + STARTING_MAX;
-        loop {
-            let state = shim.state().await.inspect_err(|error| {
-                warn!(error = model::chain(error), "ask the shim for its state");
-            });
-            let phase = state.ok()?.into_iter().find(|c| c.container == *id).map(|c| c.phase);
-            match phase {
-                Some(Phase::Starting) if tokio::time::Instant::now() < gives_up => {
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-                Some(Phase::Starting) => {
-                    if let Err(error) = shim.delete(id).await {
-                        warn!(container.id = id.short(), error = model::chain(&error), "break off a start");
-                    }
-                    return None;
-                }
-                other => return other,
-            }
-        }
+        });
     }
 
     /// Stops and removals that the last service began.

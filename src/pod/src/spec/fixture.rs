@@ -69,6 +69,7 @@ impl Fixture {
             seccomp_localhost: self.seccomp_localhost.as_deref(),
             cgroups_path: &self.cgroups_path,
             host: &self.host,
+            handler_recursive_read_only: true,
             defaults: &self.defaults,
         }
     }

@@ -130,7 +130,7 @@ fn one(
         if asked.propagation != Propagation::Private {
             return invalid("recursive_read_only", "needs private propagation".into());
         }
-        if !input.host.recursive_read_only {
+        if !(input.host.recursive_read_only && input.handler_recursive_read_only) {
             return Err(SpecError::RroUnsupported { field: format!("{field}.recursive_read_only") });
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use image::{ImageConfig, Images, ImportOptions, Overlay};
@@ -15,7 +15,9 @@ use tempfile::TempDir;
 
 pub(crate) struct Node {
     dir: TempDir,
-    pub(crate) network: Arc<FakeNetwork>,
+    /// What survives the service, and what this one has.
+    network: Mutex<(FakeHost, Faults, Arc<FakeNetwork>)>,
+    seed: u64,
     pub(crate) shims: FakeShims,
 }
 
@@ -27,13 +29,14 @@ impl Node {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let network = Arc::new(FakeNetwork::new(FakeHost::default(), seed, Faults::default()));
+        let (host, faults) = (FakeHost::default(), Faults::default());
+        let network = Arc::new(FakeNetwork::new(host.clone(), seed, faults));
         let shims = FakeShims::new(seed);
         for name in ["root", "state", "netns"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         shims.set_root(dir.path().join("root"));
-        let node = Self { dir, network, shims };
+        let node = Self { dir, network: Mutex::new((host, faults, network)), seed, shims };
         node.import_image();
         Some(node)
     }
@@ -42,13 +45,29 @@ impl Node {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
     }
 
+    /// The network of the service that was opened last.
+    pub(crate) fn network(&self) -> Arc<FakeNetwork> {
+        Arc::clone(&self.network.lock().unwrap().2)
+    }
+
+    /// From now on networks misbehave so, this one and those after it.
+    pub(crate) fn set_network_faults(&self, faults: Faults) {
+        let mut network = self.network.lock().unwrap();
+        network.1 = faults;
+        network.2.set_faults(faults);
+    }
+
     /// Opens the pods and waits until those that were there are recovered.
     pub(crate) async fn open(&self) -> Pods {
+        {
+            let mut network = self.network.lock().unwrap();
+            network.2 = Arc::new(FakeNetwork::new(network.0.clone(), self.seed, network.1));
+        }
         let images = Images::open(ImageConfig::new(self.root())).unwrap();
         let rooms = Rooms {
             snapshots: Arc::new(Overlay::new(&images).unwrap()),
             images,
-            network: Arc::clone(&self.network) as _,
+            network: self.network(),
             shims: Arc::new(self.shims.clone()),
             metrics: telemetry::Metrics::new(),
         };
@@ -66,7 +85,11 @@ impl Node {
             root: self.root(),
             state: self.dir.path().join("state"),
             netns_dir: self.dir.path().join("netns"),
-            handlers: [("crun".to_owned(), OciHandler { binary: "/usr/bin/crun".into() })].into(),
+            handlers: [(
+                "crun".to_owned(),
+                OciHandler { binary: "/usr/bin/crun".into(), recursive_read_only: false },
+            )]
+            .into(),
             default_handler: "crun".to_owned(),
             cgroup_driver: CgroupDriver::Cgroupfs,
             cgroup_parent: "/gantline-unit".to_owned(),
@@ -108,11 +131,23 @@ impl Node {
         }
     }
 
+    /// The store of pods is gone, as after a disk was replaced.
+    pub(crate) fn lose_records(&self) {
+        fs::remove_file(self.root().join("pod.redb")).unwrap();
+    }
+
+    /// Whether a root file system of some container is mounted.
+    pub(crate) fn rootfs_mounted(&self) -> bool {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = self.dir.path().join("state/containers");
+        table.lines().any(|line| line.contains(ours.to_str().unwrap()))
+    }
+
     /// Nothing of any pod is on the host.
     pub(crate) fn assert_empty(&self) {
         self.wait_for_the_dead();
-        assert_eq!(self.network.taken(), [], "addresses");
-        assert_eq!(self.network.owed(), [], "owed");
+        assert_eq!(self.network().taken(), [], "addresses");
+        assert_eq!(self.network().owed(), [], "owed");
         let alive = self.shims.alive();
         let asked: Vec<_> = self.shims.asked().into_iter().filter(|(pod, _)| alive.contains(pod)).collect();
         assert_eq!(alive, [], "shims; what was asked of them: {asked:#?}");

@@ -136,7 +136,10 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
         root,
         state: state.to_owned(),
         netns_dir: state.join("netns"),
-        handlers: BTreeMap::from([("crun".to_owned(), OciHandler { binary: "/nonexistent/crun".into() })]),
+        handlers: BTreeMap::from([(
+            "crun".to_owned(),
+            OciHandler { binary: "/nonexistent/crun".into(), recursive_read_only: false },
+        )]),
         default_handler: "crun".into(),
         cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_parent: "/gantline-rpc-test".into(),
