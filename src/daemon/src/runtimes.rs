@@ -125,7 +125,7 @@ pub(crate) struct Features {
 }
 
 /// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is taken
-/// to have none, and Status says so.
+/// to have none: Status says so, and a container that needs one is refused instead of run without it.
 pub(crate) fn features(binary: &Path) -> Features {
     briefly(binary, "features").map(|text| parse_features(&text)).unwrap_or_default()
 }
