@@ -101,12 +101,12 @@ impl App {
         let address = config.streaming.address.0.unwrap_or_else(loopback);
         let (urls, streaming) = Streaming::listen(address).await.map_err(room("streaming"))?;
         shown.opened(Node { images: images.clone(), pods: pods.clone(), network: Arc::clone(&network) });
-        let node = node(&config, &found, &pods, network);
+        let node = node(&config, &pods, network);
         let listener = socket::bind(&config.socket(), config.server.socket_mode.0, config.server.socket_gid)?;
         let listener = UnixListener::from_std(listener).map_err(room("rpc"))?;
         Ok(Self {
             runtime: RuntimeRpc::new(pods.clone(), node, urls),
-            image: ImageRpc::new(images),
+            image: ImageRpc::new(images, pods.config().handlers.keys().cloned()),
             readiness: Readiness::default(),
             config,
             listener,
@@ -224,14 +224,17 @@ fn cni_config(config: &Config) -> CniConfig {
 
 fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
     let driver = cgroup_driver(config.cgroup.driver);
-    let handlers = found.handlers.iter();
+    let handlers = found.handlers.iter().map(|(name, binary)| {
+        let recursive_read_only = runtimes::features(binary).recursive_read_only;
+        (name.clone(), OciHandler { binary: binary.clone(), recursive_read_only })
+    });
     let security = &config.security;
     let bare = |name: &String| name.strip_prefix("CAP_").unwrap_or(name).to_owned();
     PodsConfig {
         root: config.root.clone(),
         state: config.state.clone(),
         netns_dir: config.network.netns_dir.clone(),
-        handlers: handlers.map(|(name, path)| (name.clone(), OciHandler { binary: path.clone() })).collect(),
+        handlers: handlers.collect(),
         default_handler: found.default.clone(),
         cgroup_driver: driver,
         cgroup_parent: match (driver, config.cgroup.parent.as_deref()) {
@@ -274,22 +277,23 @@ fn slice_path(slice: &str) -> String {
 }
 
 /// What rpc cannot see for itself.
-fn node(config: &Config, found: &Runtimes, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node {
-    let handlers = found.handlers.iter().map(|(name, binary)| {
-        let features = runtimes::features(binary);
-        Handler {
-            name: name.clone(),
-            default: *name == found.default,
-            recursive_read_only: features.recursive_read_only,
-            user_namespaces: features.user_namespaces,
-        }
+fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node {
+    // From where the pod room has it: what Status offers is what a pod can get.
+    let PodsConfig { handlers, default_handler, .. } = pods.config();
+    let handlers = handlers.iter().map(|(name, handler)| Handler {
+        name: name.clone(),
+        default: name == default_handler,
+        recursive_read_only: handler.recursive_read_only,
+        // Whatever the runtime can: Gantline does not build them yet, and refuses pods that ask for one.
+        user_namespaces: false,
     });
+    let handlers = handlers.collect();
     let settings = reference::flat(config);
     let (asked, described, told) = (Arc::clone(&network), Arc::clone(&network), network);
     let pods = pods.clone();
     rpc::Node {
         version: VERSION.to_owned(),
-        handlers: handlers.collect(),
+        handlers,
         conditions: Box::new(move || Conditions {
             runtime: match pods.is_recovered() {
                 true => Condition::Ready,
@@ -320,6 +324,25 @@ fn node(config: &Config, found: &Runtimes, pods: &Pods, network: Arc<dyn PodNetw
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_runtime_says_of_itself_reaches_the_pod_room() {
+        let dir = tempfile::tempdir().unwrap();
+        // Written by another process: a fork of this one would keep it open, and it could not be executed.
+        let write = r#"printf '#!/bin/sh\necho "%s"\n' '{\"mountOptions\": [\"rro\"]}' > able
+            printf '#!/bin/sh\nexit 1\n' > mute
+            chmod +x able mute"#;
+        let mut shell = kernel::process::command(Path::new("/bin/sh"));
+        assert!(shell.args(["-c", write]).current_dir(dir.path()).status().unwrap().success());
+        let found = Runtimes {
+            handlers: ["able", "mute"].map(|name| (name.to_owned(), dir.path().join(name))).into(),
+            default: "able".into(),
+        };
+        let handlers = pods_config(&Config::default(), &found).handlers;
+        assert!(handlers["able"].recursive_read_only);
+        assert_eq!(handlers["able"].binary, dir.path().join("able"));
+        assert!(!handlers["mute"].recursive_read_only);
+    }
 
     #[test]
     fn slices_lie_in_their_parents() {

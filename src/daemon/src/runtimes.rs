@@ -122,12 +122,10 @@ pub(crate) fn is_executable(path: &Path) -> bool {
 pub(crate) struct Features {
     /// Mounts recursively read-only.
     pub(crate) recursive_read_only: bool,
-    /// Makes user namespaces.
-    pub(crate) user_namespaces: bool,
 }
 
 /// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is taken
-/// to have none: a pod that needs one is refused then instead of run without it.
+/// to have none: Status says so, and a container that needs one is refused instead of run without it.
 pub(crate) fn features(binary: &Path) -> Features {
     briefly(binary, "features").map(|text| parse_features(&text)).unwrap_or_default()
 }
@@ -138,10 +136,7 @@ fn parse_features(text: &str) -> Features {
         let list = features.pointer(pointer).and_then(serde_json::Value::as_array);
         list.is_some_and(|list| list.iter().any(|item| item == wanted))
     };
-    Features {
-        recursive_read_only: lists("/mountOptions", "rro"),
-        user_namespaces: lists("/linux/namespaces", "user"),
-    }
+    Features { recursive_read_only: lists("/mountOptions", "rro") }
 }
 
 /// A program that has not answered a simple question in this time is broken.
@@ -239,7 +234,7 @@ mod tests {
     fn features_are_read_as_the_runtime_spec_has_them() {
         let text =
             r#"{"ociVersionMin": "1.0.0", "mountOptions": ["ro", "rro"], "linux": {"namespaces": ["net"]}}"#;
-        assert_eq!(parse_features(text), Features { recursive_read_only: true, user_namespaces: false });
+        assert_eq!(parse_features(text), Features { recursive_read_only: true });
         for nothing in ["", "{}", "unknown command features", "[]"] {
             assert_eq!(parse_features(nothing), Features::default());
         }

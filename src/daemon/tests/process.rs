@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,8 +62,14 @@ impl Place {
 
     /// Starts the service and waits until it serves.
     fn serve(&self) -> Service {
-        let child = self.command(&["serve"]).stderr(fs::File::create(self.path("log")).unwrap()).spawn();
-        let mut service = Service { child: child.unwrap() };
+        self.serve_with(&[])
+    }
+
+    /// The same with these variables in its environment.
+    fn serve_with(&self, variables: &[(&str, &OsStr)]) -> Service {
+        let mut command = self.command(&["serve"]);
+        command.envs(variables.iter().copied()).stderr(fs::File::create(self.path("log")).unwrap());
+        let mut service = Service { child: command.spawn().unwrap() };
         until("the service serves", || {
             if let Some(status) = service.child.try_wait().unwrap() {
                 panic!("the service ended, {status}: {}", self.log());
@@ -155,6 +163,38 @@ fn one_service_for_one_root_and_sigterm_ends_it_politely() {
     let status = place.run(&["status"]);
     assert_eq!(status.status.code(), Some(69));
     assert!(text(&status.stderr).contains("no service answers at"), "{}", text(&status.stderr));
+}
+
+/// Reads what systemd is told until each of these lines has come; one that was told before is not seen.
+fn told(systemd: &UnixDatagram, lines: &[&str]) {
+    let mut missing: Vec<_> = lines.to_vec();
+    let mut message = [0; 4096];
+    let began = Instant::now();
+    while !missing.is_empty() {
+        assert!(began.elapsed() < WAIT_MAX, "systemd was not told {missing:?} in {WAIT_MAX:?}");
+        // Nothing in the socket's own time limit is the same as nothing yet.
+        let Ok(length) = systemd.recv(&mut message) else { continue };
+        let said = text(&message[..length]);
+        missing.retain(|wanted| !said.lines().any(|line| line == *wanted));
+    }
+}
+
+#[test]
+fn systemd_is_told_of_the_start_the_life_and_the_end() {
+    let place = Place::new();
+    let path = place.path("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut service =
+        place.serve_with(&[("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", OsStr::new("300000"))]);
+    // Their order is nobody's business: a heartbeat before READY=1 does no harm.
+    told(&systemd, &["READY=1", "WATCHDOG=1"]);
+    // It goes on beating.
+    told(&systemd, &["WATCHDOG=1"]);
+    told(&systemd, &["WATCHDOG=1"]);
+    service.signal(Signal::TERM);
+    told(&systemd, &["STOPPING=1"]);
+    assert_eq!(service.ended(), Some(0), "{}", place.log());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! ImageService: validate, ask the image room, reply.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::image::{Credentials, FsUsage, Image, Images, PullRequest};
@@ -24,21 +24,40 @@ use crate::streams::{Chunks, chunks};
 #[derive(Clone)]
 pub struct ImageRpc {
     images: Images,
+    handlers: Arc<BTreeSet<String>>,
 }
 
 impl ImageRpc {
-    /// Serves these images.
-    pub fn new(images: Images) -> Self {
-        Self { images }
+    /// Serves these images, to pods of the handlers with these names.
+    pub fn new(images: Images, handlers: impl IntoIterator<Item = String>) -> Self {
+        Self { images, handlers: Arc::new(handlers.into_iter().collect()) }
     }
 
     /// All images, or the one that the filter names. An unknown name is an empty list.
     fn matching(&self, filter: Option<ImageFilter>) -> Result<Vec<Arc<Image>>, Status> {
-        let name = filter.and_then(|filter| filter.image).map(|spec| spec.image).unwrap_or_default();
-        if name.is_empty() {
+        let spec = filter.and_then(|filter| filter.image).unwrap_or_default();
+        self.check_handler(&spec.runtime_handler).under("filter.image")?;
+        if spec.image.is_empty() {
             return Ok(self.images.list());
         }
-        Ok(self.images.find(&name).map_err(status)?.into_iter().collect())
+        Ok(self.images.find(&spec.image).map_err(status)?.into_iter().collect())
+    }
+
+    /// The image that a request is about, for a handler that there is.
+    fn asked(&self, spec: Option<api::v1::ImageSpec>) -> Result<ImageSpec, Invalid> {
+        let spec = named(spec)?;
+        self.check_handler(&spec.runtime_handler).under("image")?;
+        Ok(spec)
+    }
+
+    /// A known handler makes no difference: all share one snapshotter, so an image is unpacked for all of
+    /// them or for none. The empty name means the default one.
+    fn check_handler(&self, name: &str) -> Result<(), Invalid> {
+        if name.is_empty() || self.handlers.contains(name) {
+            return Ok(());
+        }
+        let known = self.handlers.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Err(Invalid::new("runtime_handler", format!("{name:?} is not configured; known are {known}")))
     }
 }
 
@@ -82,7 +101,7 @@ impl ImageService for ImageRpc {
         request: Request<ImageStatusRequest>,
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
-        let spec = named(request.image)?;
+        let spec = self.asked(request.image)?;
         // An absent image is an empty reply (CRI: "Status of the image").
         let Some(image) = self.images.find(&spec.image).map_err(status)? else {
             return Ok(Response::new(ImageStatusResponse::default()));
@@ -96,7 +115,7 @@ impl ImageService for ImageRpc {
         request: Request<PullImageRequest>,
     ) -> Result<Response<PullImageResponse>, Status> {
         let request = request.into_inner();
-        let spec = named(request.image)?;
+        let spec = self.asked(request.image)?;
         let reference: ImageRef =
             spec.image.parse().map_err(|error| Invalid::new("image.image", model::chain(&error)))?;
         let auth = request.auth.map(credentials);
@@ -109,6 +128,7 @@ impl ImageService for ImageRpc {
         &self,
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
+        // Any handler's: what a handler left behind that is gone from the configuration must be removable.
         let spec = named(request.into_inner().image)?;
         self.images.remove(&spec.image).await.map_err(status)?;
         Ok(Response::new(RemoveImageResponse {}))

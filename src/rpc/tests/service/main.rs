@@ -100,6 +100,31 @@ async fn a_bad_request_is_refused_by_its_field() {
 }
 
 #[tokio::test]
+async fn an_image_is_asked_for_by_a_handler_that_there_is() {
+    let node = start().await;
+    let image = |handler: &str| {
+        Some(v1::ImageSpec { image: "busybox".into(), runtime_handler: handler.into(), ..Default::default() })
+    };
+    let list = |handler| v1::ListImagesRequest { filter: Some(v1::ImageFilter { image: image(handler) }) };
+    let ask = |handler| v1::ImageStatusRequest { image: image(handler), verbose: false };
+    let pull = v1::PullImageRequest { image: image("kata"), ..Default::default() };
+    let refused = [
+        ("image", node.image().pull_image(pull).await.unwrap_err()),
+        ("image", node.image().image_status(ask("kata")).await.unwrap_err()),
+        ("filter.image", node.image().list_images(list("kata")).await.unwrap_err()),
+    ];
+    for (at, refused) in refused {
+        let message = format!("{at}.runtime_handler: \"kata\" is not configured; known are crun");
+        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, message.as_str()));
+    }
+    for known in ["", "crun"] {
+        node.image().list_images(list(known)).await.unwrap();
+        node.image().image_status(ask(known)).await.unwrap();
+    }
+    node.image().remove_image(v1::RemoveImageRequest { image: image("kata") }).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_request_over_16_mib_is_invalid() {
     let node = start().await;
     let large = v1::RunPodSandboxRequest { config: None, runtime_handler: "x".repeat(17 * 1024 * 1024) };

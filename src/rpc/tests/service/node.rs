@@ -69,7 +69,7 @@ impl Started {
         let serving = rpc::serve(
             listener,
             RuntimeRpc::new(pods, node(), streaming),
-            ImageRpc::new(images),
+            ImageRpc::new(images, ["crun".to_owned()]),
             readiness.clone(),
             metrics.operations.clone(),
             stop.clone().cancelled_owned(),
