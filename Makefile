@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test vm-test check bench build build-dev plugins shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test vm-test check bench build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -19,7 +19,7 @@ demo: setup build ## Show the main job on real parts, step by step (root; under 
 	@$(CARGO) build -q --release -p e2e --bin demo
 	@$(TARGET)/release/demo
 
-test: setup tools build-dev units plugins tidy e2e ## Everything: units, tidy, end-to-end (root; sets the machine up itself)
+test: setup tools host-before build-dev units plugins tidy e2e ## Everything: units, tidy, end-to-end (root; sets the machine up itself)
 
 # A test that would skip because something is not installed fails here: setup has installed it.
 test: export GANTLINE_TESTS_MUST_RUN = 1
@@ -77,7 +77,14 @@ deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny@$(CARGO_DENY)
 	@$(CARGO) deny --log-level error check licenses bans sources
 
+# What is on this machine before the tests; the last of them compares.
+HOST_BEFORE := $(abspath $(TARGET))/host-before.list
+
+host-before: setup
+	@$(CARGO) build --locked -q -p e2e --bin host-before
+	@$(TARGET)/debug/host-before $(HOST_BEFORE)
+
 # Each test makes its own machine out of namespaces; two at once suit two cores. The last one looks at what the others
 # left, above all those that failed.
-e2e: build-dev tools
-	@$(CARGO) test --locked -q -p e2e --tests --no-fail-fast -- --test-threads=2
+e2e: build-dev tools host-before
+	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --tests --no-fail-fast -- --test-threads=2

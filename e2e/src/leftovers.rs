@@ -34,6 +34,40 @@ pub fn processes(number: u8, spared: &[u32]) -> Vec<Process> {
     pids().filter(|pid| !spared.contains(pid) && ours(*pid)).map(describe).collect()
 }
 
+/// Living processes of the host, in no test's machine, whose program's name begins with `name`; as `pid command`.
+pub fn named_on_the_host(name: &str) -> Vec<String> {
+    let ours = |pid: &u32| {
+        let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let command = of("cmdline");
+        let program = command.split('\0').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        let named = of("comm").starts_with(name) || program.starts_with(name);
+        named && !of("status").contains("State:\tZ") && of("root/run/gantline-e2e").is_empty()
+    };
+    pids().filter(ours).map(describe).map(|process| format!("{} {}", process.pid, process.command)).collect()
+}
+
+/// cgroups that units made on the host, in every hierarchy; those of the tests' machines are
+/// [`forgotten`](crate::machine::forgotten)'s to find.
+pub fn test_cgroups() -> Vec<String> {
+    let mut found = Vec::new();
+    for hierarchy in hierarchies(std::process::id()) {
+        below(&hierarchy, &mut found);
+    }
+    let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let ours = |path: &PathBuf| {
+        let of_a_machine = path.components().any(|part| {
+            let part = part.as_os_str().to_string_lossy();
+            part.starts_with("gantline-e2e-") || part.starts_with("gantline_e2e_")
+        });
+        !of_a_machine && name(path).is_some_and(|name| name.contains("gantline"))
+    };
+    let shown = |path: PathBuf| match path.strip_prefix(format!("/proc/{}/root", std::process::id())) {
+        Ok(inside) => format!("/{}", inside.display()),
+        Err(_) => path.display().to_string(),
+    };
+    found.into_iter().filter(ours).map(shown).collect()
+}
+
 /// Processes without a parent's `wait`, children of `parent`.
 pub fn zombies_of(parent: u32) -> Vec<Process> {
     let is_zombie = |pid: &u32| {

@@ -20,6 +20,7 @@ pub mod command;
 pub mod config;
 pub mod cri;
 pub mod faulty;
+pub mod host;
 pub mod http;
 pub mod image;
 pub mod leftovers;

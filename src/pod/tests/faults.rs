@@ -215,7 +215,7 @@ fn what_runs_is_spared_when_its_record_is_lost() {
         let pods = node.open().await;
         assert!(pods.list().is_empty());
         assert_eq!(node.shims.running(), [container], "it goes on");
-        assert_eq!(node.network().taken(), [pod.clone()], "with its address");
+        assert_eq!(node.network().taken(), std::slice::from_ref(&pod), "with its address");
         assert!(node.rootfs_mounted(), "and its root file system");
     });
     drop(runtime);
