@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageConfig, Images, Overlay};
+use image::{ImageConfig, Images, Overlay, StageSink};
 use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
 use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
 use rpc::{
@@ -89,7 +89,9 @@ impl App {
         let shown = Shown::new(Arc::clone(&metrics), config.socket());
         let admin = start_admin(&config, &shown)?;
 
-        let images = Images::open(image_config(&config)).map_err(room("image"))?;
+        let stages = metrics.stages.clone();
+        let stages = StageSink::new(move |stage, took| stages.observe(stage, took));
+        let images = Images::open(ImageConfig { stages, ..image_config(&config) }).map_err(room("image"))?;
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
         let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });

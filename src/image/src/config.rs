@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::progress::StageSink;
+
 /// The image room's settings. Everything has a default but the root.
 #[derive(Clone, Debug)]
 pub struct ImageConfig {
@@ -22,6 +24,8 @@ pub struct ImageConfig {
     pub attempts_max: u32,
     /// The first pause between two attempts; it doubles with each.
     pub backoff_first: Duration,
+    /// Who is told how long the stages of pulls take.
+    pub stages: StageSink,
 }
 
 impl ImageConfig {
@@ -36,6 +40,7 @@ impl ImageConfig {
             stall_max: model::limits::PULL_STALL_MAX,
             attempts_max: 5,
             backoff_first: Duration::from_millis(200),
+            stages: StageSink::default(),
         }
     }
 }

@@ -40,7 +40,7 @@ pub use images::{FindError, FsUsage, Images, OpenError, RemoveError};
 pub use import::{ImportError, ImportFailure, ImportOptions, Imported};
 pub use jobs::LayerError;
 pub use manifest::ManifestError;
-pub use progress::{LayerStage, Progress, ProgressSink};
+pub use progress::{LayerStage, Progress, ProgressSink, StageSink};
 pub use pull::{PullError, PullFailure, PullRequest};
 pub use registry::RegistryError;
 pub use snapshot::{Overlay, SnapshotError, Snapshots, Usage};

@@ -12,7 +12,7 @@ use crate::credentials::Credentials;
 use crate::image::{ConfigError, ImageConfigData};
 use crate::images::{Images, Shared, lock};
 use crate::manifest::{ACCEPT, DEPTH_MAX, Descriptor, Manifest, ManifestError, Platform};
-use crate::progress::{Progress, ProgressSink};
+use crate::progress::{Progress, ProgressSink, StageClock};
 use crate::registry::{RegistryError, Repository};
 use crate::source::{From, Source};
 use crate::unpack::Expected;
@@ -137,7 +137,9 @@ impl Shared {
         let shared = self.clone();
         tokio::spawn(async move {
             let started = tokio::time::Instant::now();
-            let result = shared.pull(&key.0, key.1.as_ref(), &watchers).await;
+            let clock = Arc::new(StageClock::start(shared.config.stages.clone()));
+            let result = shared.pull(&key.0, key.1.as_ref(), &watchers, &clock).await;
+            clock.end();
             let counters = &shared.counters;
             match &result {
                 Ok(id) => {
@@ -163,9 +165,11 @@ impl Shared {
         reference: &ImageRef,
         auth: Option<&Credentials>,
         watchers: &Watchers,
+        clock: &Arc<StageClock>,
     ) -> Result<ImageId, PullFailure> {
-        let watchers = watchers.clone();
+        let (watchers, clock) = (watchers.clone(), clock.clone());
         let progress: ProgressSink = Arc::new(move |step| {
+            clock.see(&step);
             for watcher in lock(&watchers).iter() {
                 watcher(step.clone());
             }

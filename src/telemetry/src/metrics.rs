@@ -277,7 +277,8 @@ impl Drop for Operation {
     }
 }
 
-/// How long the parts of requests take: `netns`, `cni_add`, `shim_start`, `snapshot`, `oci_run` …
+/// How long the parts of requests take: `netns`, `cni_add`, `shim_start`, `snapshot`, `oci_run`,
+/// `pull_layers` …
 #[derive(Clone)]
 pub struct Stages(Histograms<StageLabels>);
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use image::{Credentials, Images, LayerStage, Progress, PullError, PullRequest};
+use image::{Credentials, Images, LayerStage, Progress, PullError, PullRequest, StageSink};
 use model::{Classify as _, CriToken, Digest, ErrorKind, ImageId};
 
 use crate::build::{
@@ -33,6 +33,30 @@ fn three_layers() -> Built {
     let middle = layer(&[("bin/busybox", Put::File(&noise(1, 300_000))), ("bin/ls", Put::Link("busybox"))]);
     let top = layer(&[("etc/.wh.gone", Put::File(b"")), ("bin/.wh..wh..opq", Put::File(b""))]);
     image(&[(base, gzip), (middle, zstd), (top, <[u8]>::to_vec)], false)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_stage_of_a_pull_is_timed_once_and_the_one_it_fails_in_too() {
+    let root = tempfile::tempdir().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = told.clone();
+    let mut config = config(root.path());
+    config.stages = StageSink::new(move |stage, took| sink.lock().unwrap().push((stage, took)));
+    let (images, registry) = (Images::open(config).unwrap(), Registry::start().await);
+    let name = registry.put("a/b:v1", &three_layers());
+    let began = Instant::now();
+    // One that joins times nothing of its own.
+    let (first, joined) = tokio::join!(pull(&images, &name), pull(&images, &name));
+    assert_eq!(first.unwrap(), joined.unwrap());
+    let whole = began.elapsed();
+    let stages = std::mem::take(&mut *told.lock().unwrap());
+    let names: Vec<_> = stages.iter().map(|(stage, _)| *stage).collect();
+    assert_eq!(names, ["pull_resolve", "pull_layers", "pull_commit"]);
+    assert!(stages.iter().map(|(_, took)| *took).sum::<Duration>() <= whole, "{stages:?} of {whole:?}");
+
+    pull(&images, &format!("{}/a/b:absent", registry.host())).await.unwrap_err();
+    let names: Vec<_> = told.lock().unwrap().iter().map(|(stage, _)| *stage).collect();
+    assert_eq!(names, ["pull_resolve"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
