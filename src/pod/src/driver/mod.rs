@@ -10,6 +10,7 @@ mod exits;
 mod finish;
 mod recover;
 mod shim;
+mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -30,9 +31,9 @@ use crate::error::PodError;
 use crate::events::{Event, EventKind, Events};
 use crate::index::Index;
 use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdict};
-use crate::records::{Change, ContainerRecord, NetworkRecord, PodRecord, Records};
+use crate::records::{Change, ContainerRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
-use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodStatus, PodView};
+use crate::state::{ContainerPhase, PodPhase, PodView};
 use crate::stats::Sampler;
 use crate::time::now;
 
@@ -168,7 +169,7 @@ impl Driver {
     ) -> (Self, Handle) {
         let (to_inbox, inbox) = mpsc::channel(POD_QUEUE_MAX);
         let (shim, shim_seen) = watch::channel(None);
-        let view = build_view(&host, &id, &record, &containers, None, 0);
+        let view = view::of(&host, &id, &record, &containers, None, 0);
         let (view, view_seen) = watch::channel(Arc::new(view));
         let handle = Handle { id: id.clone(), inbox: to_inbox, view: view_seen, shim: shim_seen };
         let driver = Self {
@@ -460,7 +461,7 @@ impl Driver {
     fn publish(&self) -> Arc<PodView> {
         let revision = self.view.borrow().revision + 1;
         let shim = self.shim.borrow();
-        let view = build_view(&self.host, &self.id, &self.record, &self.containers, shim.as_ref(), revision);
+        let view = view::of(&self.host, &self.id, &self.record, &self.containers, shim.as_ref(), revision);
         let view = Arc::new(view);
         self.view.send_replace(Arc::clone(&view));
         view
@@ -511,56 +512,5 @@ fn fact(phase: &ContainerPhase) -> ContainerFact {
         ContainerPhase::Running { .. } => ContainerFact::Running,
         ContainerPhase::Exited(_) => ContainerFact::Exited,
         ContainerPhase::Removing(_) => ContainerFact::Removing,
-    }
-}
-
-fn build_view(
-    host: &Host,
-    id: &PodId,
-    record: &PodRecord,
-    containers: &BTreeMap<ContainerId, ContainerRecord>,
-    shim: Option<&Shim>,
-    revision: u64,
-) -> PodView {
-    let config = &host.sandboxes.config;
-    let networked = matches!(record.phase, PodPhase::Creating | PodPhase::Ready);
-    let network = record.network.as_ref().filter(|_| networked);
-    let own_network = record.config.security.namespaces.network == model::NamespaceMode::Pod;
-    let pod = PodStatus {
-        id: id.clone(),
-        config: Arc::clone(&record.config),
-        phase: record.phase.clone(),
-        created_at: record.created_at,
-        ips: network.map(|network| network.ips.clone()).unwrap_or_default(),
-        netns: (networked && own_network).then(|| config.netns(id)),
-        handler: record.handler.clone(),
-        shim_pid: shim.map(Shim::pid),
-        cni_result: network.map(|network: &NetworkRecord| network.result.clone()),
-        cgroup: record.cgroup.clone(),
-    };
-    let mut containers: Vec<ContainerStatus> = containers
-        .iter()
-        .filter(|(_, record)| record.phase != ContainerPhase::Creating)
-        .map(|(id, record)| container_status(host, id, record))
-        .collect();
-    containers.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    PodView { pod, containers, revision }
-}
-
-fn container_status(host: &Host, id: &ContainerId, record: &ContainerRecord) -> ContainerStatus {
-    ContainerStatus {
-        id: id.clone(),
-        pod: record.pod.clone(),
-        config: Arc::clone(&record.config),
-        phase: record.phase.clone(),
-        created_at: record.created_at,
-        image_id: record.image_id.clone(),
-        image_ref: record.image_ref.clone(),
-        log_path: record.log_path.clone(),
-        resources: record.resources.clone(),
-        user: record.user.clone(),
-        stop_signal: record.stop_signal,
-        cgroup: record.cgroup.clone(),
-        bundle: host.sandboxes.config.bundle(id),
     }
 }
