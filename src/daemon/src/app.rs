@@ -96,7 +96,7 @@ impl App {
         let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
         let shims =
-            Arc::new(LocalShims { binary: shim, state: config.state.clone(), root: config.root.clone() });
+            Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
         let rooms =
             Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;

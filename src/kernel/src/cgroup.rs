@@ -17,9 +17,11 @@ use crate::SysError;
 use crate::mount::{self, MountInfo};
 
 mod limits;
+mod seats;
 mod stats;
 
 pub use limits::{Limits, weight_of_shares};
+pub use seats::Seats;
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
 /// How long [`Group::remove`] waits for the kernel to let go of processes that have just died.

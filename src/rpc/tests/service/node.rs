@@ -51,11 +51,7 @@ impl Started {
             images: images.clone(),
             snapshots: Arc::new(Overlay::new(&images).unwrap()),
             network: Arc::new(FakeNetwork::faultless()),
-            shims: Arc::new(LocalShims {
-                binary: "/nonexistent/shim".into(),
-                state: state.clone(),
-                root: root.clone(),
-            }),
+            shims: Arc::new(LocalShims::new("/nonexistent/shim".into(), state.clone(), root.clone())),
             metrics: Arc::clone(&metrics),
         };
         let pods = Pods::open(pods_config(root, &state), rooms).unwrap();
