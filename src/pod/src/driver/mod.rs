@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::cgroup::Hierarchy;
 use model::limits::POD_QUEUE_MAX;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal};
 use shim_client::Shim;
@@ -51,6 +52,8 @@ const UNSEEN_CODE: i32 = 255;
 pub(crate) struct Host {
     pub(crate) sandboxes: sandbox::Builder,
     pub(crate) bundles: bundle::Builder,
+    /// The cgroups that are mounted.
+    pub(crate) hierarchy: Arc<Hierarchy>,
     pub(crate) records: Records,
     pub(crate) events: Events,
     pub(crate) index: Index,

@@ -222,7 +222,7 @@ impl Driver {
                 },
                 _ => continue,
             };
-            if let Err(error) = kill_cgroup(&id, &container.cgroup).await {
+            if let Err(error) = kill_cgroup(&id, self.host.hierarchy.group(&container.cgroup)).await {
                 warn!(container.id = id.as_str(), error = model::chain(&error), "kill what was left");
             }
             self.ended(id, exit).await;
