@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{Images, Snapshots};
+use kernel::clock::now;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
 use network::PodNetwork;
 use shim_client::{Shim, Shims};
@@ -29,7 +30,6 @@ use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::stats::Sampler;
 use crate::sweep;
-use crate::time::now;
 
 /// A driver that breaks off again and again must not keep the node busy.
 const REVIVE_AFTER: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use kernel::clock::now;
 use tracing::debug;
 
 use crate::Pods;
@@ -10,7 +11,6 @@ use crate::cgroups;
 use crate::driver::Host;
 use crate::state::{ContainerPhase, ContainerStatus, PodView};
 use crate::stats::{ContainerStats, LayerUsage, NetworkUsage, PodStats, Usage};
-use crate::time::now;
 
 impl Pods {
     /// What these containers use now, in their order.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::clock::now;
 use model::limits::OCI_RUNTIME_MAX;
 use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
@@ -20,7 +21,6 @@ use crate::records::ContainerRecord;
 use crate::resize;
 use crate::sandbox::Site;
 use crate::state::{ContainerPhase, PodPhase, User};
-use crate::time::now;
 
 impl Driver {
     /// Begins what was asked; the waiter is answered when it ends, or now when it cannot begin.

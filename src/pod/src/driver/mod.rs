@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchy;
+use kernel::clock::now;
 use model::limits::POD_QUEUE_MAX;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal};
 use shim_client::Shim;
@@ -37,7 +38,6 @@ use crate::records::{Change, ContainerRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
 use crate::state::{ContainerPhase, PodPhase, PodView};
 use crate::stats::Sampler;
-use crate::time::now;
 
 use self::handle::{Answer, Waiter};
 
