@@ -8,6 +8,7 @@ pub mod alone;
 pub mod beneath;
 pub mod caps;
 pub mod cgroup;
+pub mod clock;
 pub mod durable;
 pub mod enter;
 pub mod epoll;

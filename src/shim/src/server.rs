@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kernel::cgroup::Hierarchy;
+use kernel::clock::now;
 use kernel::epoll::{Epoll, Interest, Ready};
 use kernel::process::{self, Exit};
 use kernel::{SysError, seqpacket};
@@ -24,7 +25,6 @@ use crate::requests::Asked;
 use crate::runtime::Job;
 use crate::stdio::Got;
 use crate::stop::Sweep;
-use crate::time::now;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
