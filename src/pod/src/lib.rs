@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod exec;
 mod host;
+mod image_volumes;
 mod index;
 mod info;
 mod pods;
@@ -25,7 +26,6 @@ mod state;
 pub mod stats;
 mod sweep;
 mod systemd;
-mod time;
 mod usage;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
