@@ -5,6 +5,9 @@ use std::time::Duration;
 use model::{Classify as _, ErrorKind, Signal};
 use wire::{OciRuntime, RunContainer, StdioSpec};
 
+use model::ExecId;
+use wire::Event;
+
 use super::*;
 use crate::{ExecFds, ExecProcess};
 
