@@ -23,5 +23,7 @@ pub use crate::image::ImageRpc;
 pub use layer::Readiness;
 pub use runtime::{Condition, Conditions, Handler, Node, NodeError, RuntimeRpc, SetPodCidr};
 pub use server::{ServeError, serve};
-pub use streaming::{ListenError, Streaming, StreamingServer, TokensFull};
+pub use streaming::{
+    AdmitError, ListenError, Streaming, StreamingConfig, StreamingServer, TlsError, TlsFiles, TokensFull,
+};
 pub use unbuilt::{UNBUILT, Unbuilt};

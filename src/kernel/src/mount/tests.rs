@@ -43,7 +43,7 @@ fn an_overlay_of_five_hundred_layers_shows_the_top_one_and_takes_writes() {
     fs::write(lower[499].join("name"), "bottom").unwrap();
     fs::write(lower[499].join("base"), "base").unwrap();
     let (upper, work, target) = (scratch.dir("upper"), scratch.dir("work"), scratch.dir("rootfs"));
-    let spec = Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[] };
+    let spec = Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), ..Overlay::default() };
     overlay(&spec, &target).unwrap();
     assert_eq!(fs::read_to_string(target.join("name")).unwrap(), "top");
     assert_eq!(fs::read_to_string(target.join("base")).unwrap(), "base");
