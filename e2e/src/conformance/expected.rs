@@ -65,7 +65,8 @@ impl Expectations {
     #[track_caller]
     pub fn ours() -> Self {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(FILE);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self::parse(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
     }
 
@@ -191,7 +192,8 @@ mod tests {
         };
         assert!(judge(&runc, &[digest, lsm, userns, ("a", End::Passed, "")]).is_empty());
         // Each of these is one difference.
-        let table: &[(&Facts, [(&str, End, &str); 3], &str)] = &[
+        type Specs = [(&'static str, End, &'static str); 3];
+        let table: &[(&Facts, Specs, &str)] = &[
             (&runc, [("digest", End::Passed, ""), lsm, userns], "digest: passed, and expected.tsv has it"),
             (&runc, [("digest", End::Failed, "refused"), lsm, userns], "not with \"not found\""),
             (&runc, [digest, ("lsm", End::Failed, "not supported"), userns], "lsm: Failed, and not"),
@@ -213,7 +215,9 @@ mod tests {
     #[test]
     fn a_version_is_its_first_numbers() {
         let facts = Facts(vec!["crun 1.8.1".into()]);
-        for (condition, holds) in [("*", true), ("crun", true), ("crun 1.8", true), ("crun 1", true), ("runc", false)] {
+        for (condition, holds) in
+            [("*", true), ("crun", true), ("crun 1.8", true), ("crun 1", true), ("runc", false)]
+        {
             assert_eq!(facts.hold(condition), holds, "{condition}");
         }
         assert!(!Facts(vec!["crun 1.81".into()]).hold("crun 1.8"));

@@ -18,10 +18,12 @@ use crate::mount::{self, MountInfo};
 mod kill;
 mod limits;
 mod oom;
+mod seats;
 mod stats;
 
 pub use limits::{Limits, Write, is_weight_of_shares, put_back, weight_of_shares};
 pub use oom::set as set_oom_score_adj;
+pub use seats::Seats;
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
 /// How long [`Group::remove`] and [`Group::is_empty`] wait for the kernel to let go of processes that have just died.
