@@ -111,8 +111,7 @@ fn pin(source: &str, path: &Path) -> Result<(), SysError> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(|e| SysError::path("create", path, e))?;
-    rustix::mount::mount_bind(source, path)
-        .map_err(|e| SysError::path("mount namespace on", path, e))
+    rustix::mount::mount_bind(source, path).map_err(|e| SysError::path("mount namespace on", path, e))
 }
 
 /// Lets a pinned namespace go: the mount (every one that lies there) and the file. An absent one is success.

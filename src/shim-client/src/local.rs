@@ -54,6 +54,9 @@ impl Shims for LocalShims {
         if spec.shared_pid {
             command.arg("--shared-pid");
         }
+        if let Some(user) = &spec.user_namespace {
+            command.arg("--user-namespace").arg(user);
+        }
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let spawned =
             |source: io::Error| ShimError::Spawn { pod: pod.clone(), binary: self.binary.clone(), source };

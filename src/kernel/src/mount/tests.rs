@@ -220,9 +220,6 @@ fn a_file_system_without_id_mapped_mounts_is_named() {
     let target = scratch.dir("rootfs");
     let error = overlay_mapped(&Overlay { lower: &lower, ..Overlay::default() }, &user, &target).unwrap_err();
     assert_eq!(error.to_string(), "id-map /proc/sys");
-    assert_eq!(
-        error.source.to_string(),
-        "the file system proc has no id-mapped mounts on this kernel",
-    );
+    assert_eq!(error.source.to_string(), "the file system proc has no id-mapped mounts on this kernel",);
     assert!(below(&table().unwrap(), &target).is_empty());
 }

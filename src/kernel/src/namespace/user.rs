@@ -79,9 +79,9 @@ impl Holder {
         let cloned = match pid {
             // What clone(2) says with ENOSPC is about disks to most people.
             -1 => Err(match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ENOSPC) => {
-                    io::Error::other("the limit user.max_user_namespaces, or another of user.max_*, is reached")
-                }
+                error if error.raw_os_error() == Some(libc::ENOSPC) => io::Error::other(
+                    "the limit user.max_user_namespaces, or another of user.max_*, is reached",
+                ),
                 error => error,
             }),
             pid => i32::try_from(pid)
@@ -193,10 +193,11 @@ mod tests {
         assert_ne!(fs::metadata(&user).unwrap().ino(), ours);
 
         // As its owner, the host's root may write what the IPC namespace calls its own.
-        write_sysctls_in(&[&net, &ipc], Some((300_000, 300_000)), &[
-            ("kernel.shmmni", "77"),
-            ("net.ipv4.ip_default_ttl", "33"),
-        ])
+        write_sysctls_in(
+            &[&net, &ipc],
+            Some((300_000, 300_000)),
+            &[("kernel.shmmni", "77"), ("net.ipv4.ip_default_ttl", "33")],
+        )
         .unwrap();
 
         let again = create_pinned_with_user(&user, MAPS, &[]).unwrap_err();
