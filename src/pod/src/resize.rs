@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kernel::cgroup::{Hierarchy, Limits};
+use kernel::cgroup::Limits;
 use kernel::{SysError, durable};
 use model::{ContainerId, Resources};
 use tracing::warn;
@@ -45,9 +45,7 @@ impl Resize {
         let limits = spec::limits(&merged, "linux", self.host.bundles.facts())
             .map_err(|e| step("update the resources")(Cause::new(e)))?;
         if self.running {
-            let hierarchy = Hierarchy::detect().map_err(|e| step("find the cgroup")(Cause::host(e)))?;
-            let applied = self.apply_to(&hierarchy, &limits);
-            applied.map_err(|e| step("update the resources")(Cause::host(e)))?;
+            self.apply_limits(&limits).map_err(|e| step("update the resources")(Cause::host(e)))?;
         }
         // The specification agrees with what runs, and a created container starts with what was asked last.
         let path = self.bundle.join("config.json");
@@ -68,18 +66,16 @@ impl Resize {
         if !self.running {
             return;
         }
-        let limits = spec::limits(&self.now, "linux", self.host.bundles.facts()).ok();
-        let hierarchy = Hierarchy::detect().ok();
-        if let (Some(limits), Some(hierarchy)) = (limits, hierarchy)
-            && let Err(error) = self.apply_to(&hierarchy, &limits)
+        if let Ok(limits) = spec::limits(&self.now, "linux", self.host.bundles.facts())
+            && let Err(error) = self.apply_limits(&limits)
         {
             warn!(container.id = self.container.as_str(), error = model::chain(&error), "put limits back");
         }
     }
 
     /// Applies limits where the container is bounded, and where systemd might bound it again.
-    fn apply_to(&self, hierarchy: &Hierarchy, limits: &Limits) -> Result<(), SysError> {
-        let config = &self.host.sandboxes.config;
+    fn apply_limits(&self, limits: &Limits) -> Result<(), SysError> {
+        let (config, hierarchy) = (&self.host.sandboxes.config, &self.host.hierarchy);
         let (own, bounding) = (hierarchy.group(&self.cgroup), cgroups::bounding(hierarchy, &self.cgroup));
         bounding.apply(limits)?;
         if config.cgroup_driver == CgroupDriver::Systemd {

@@ -10,6 +10,7 @@ mod namespaces;
 
 use std::sync::Arc;
 
+use kernel::cgroup::Hierarchy;
 use model::{NamespaceMode, PodConfig, PodId};
 use network::{Attach, Attached, PodNetwork};
 use shim_client::{Shim, ShimError, ShimSpec, Shims};
@@ -24,6 +25,8 @@ pub(crate) use files::{hostname, remove_directory};
 #[derive(Clone)]
 pub(crate) struct Builder {
     pub(crate) config: Arc<PodsConfig>,
+    /// The cgroups that are mounted.
+    pub(crate) hierarchy: Arc<Hierarchy>,
     pub(crate) network: Arc<dyn PodNetwork>,
     pub(crate) shims: Arc<dyn Shims>,
     pub(crate) stages: Stages,

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use kernel::clock::now;
 use kernel::pidfd::PidFd;
 use kernel::process::{self, Exit};
 use model::{ContainerId, UnixNanos};
@@ -14,7 +15,6 @@ use crate::note::note;
 use crate::runtime::{Job, Purpose};
 use crate::server::Server;
 use crate::stdio::drain;
-use crate::time::now;
 use crate::undo::clear_away;
 
 const SIGKILL: i32 = 9;

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use kernel::clock::now;
 use kernel::epoll::{Epoll, Interest, Ready};
 use kernel::process::{self, Exit};
 use kernel::{SysError, seqpacket};
@@ -23,7 +24,6 @@ use crate::requests::Asked;
 use crate::runtime::Job;
 use crate::stdio::Got;
 use crate::stop::Sweep;
-use crate::time::now;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;

@@ -1,5 +1,6 @@
 //! The end of each kind of work: what it brought becomes the state, durable, published, told, answered.
 
+use kernel::clock::now;
 use model::ContainerId;
 use tracing::{info, warn};
 
@@ -12,7 +13,6 @@ use crate::queue::Job;
 use crate::records::{Change, NetworkRecord};
 use crate::sandbox::{Made, NotMade};
 use crate::state::{ContainerPhase, Exit, ExitReason, PodPhase};
-use crate::time::now;
 
 impl Driver {
     pub(super) async fn finish(&mut self, job: Job, product: Product) {

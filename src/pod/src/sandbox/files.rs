@@ -5,8 +5,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use kernel::cgroup::Hierarchy;
 use kernel::mount;
 use kernel::{SysError, durable};
 use model::limits::POD_SHM_BYTES;
@@ -49,15 +49,11 @@ pub(crate) fn remove_directory(dir: &Path) -> Result<(), Cause> {
 }
 
 pub(super) fn make_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
-    let cgroup = site.cgroup.to_owned();
+    let group = site.builder.hierarchy.group(site.cgroup);
     let ours = !site.cgroups_made.is_empty();
     move || {
         // One that exists is the kubelet's: its limits are not ours to write.
-        if ours {
-            Hierarchy::detect().and_then(|h| h.group(&cgroup).create()).map_err(Cause::host)
-        } else {
-            Ok(())
-        }
+        if ours { group.create().map_err(Cause::host) } else { Ok(()) }
     }
 }
 
@@ -65,8 +61,8 @@ pub(super) fn remove_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Caus
     let made = site.cgroups_made.to_vec();
     let by_systemd = site.builder.config.cgroup_driver == CgroupDriver::Systemd;
     let pods_own = site.cgroup.to_owned();
+    let hierarchy = Arc::clone(&site.builder.hierarchy);
     move || {
-        let hierarchy = Hierarchy::detect().map_err(Cause::host)?;
         // Innermost first. One that another pod lives in by now stays, and goes with that pod.
         for cgroup in made.iter().rev() {
             let group = hierarchy.group(cgroup);
