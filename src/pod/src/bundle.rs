@@ -4,7 +4,7 @@
 //! [`undo`] succeeds however far `make` came. A bundle holds nothing that runs; see [`crate::driver`] for
 //! the start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use telemetry::Stages;
 
 use crate::config::{PodPaths, PodsConfig};
 use crate::error::{Cause, PodError};
+use crate::image_volumes::{self, ImageVolumes};
 use crate::records::ContainerRecord;
 use crate::sandbox;
 use crate::spec::{
@@ -38,6 +39,7 @@ pub(crate) struct Builder {
     stages: Stages,
     facts: Arc<HostFacts>,
     defaults: Arc<Defaults>,
+    volumes: Arc<ImageVolumes>,
 }
 
 /// What one container is made from.
@@ -55,6 +57,8 @@ pub(crate) struct Input {
     pub(crate) container: ContainerId,
     pub(crate) record: ContainerRecord,
     pub(crate) image: Arc<Image>,
+    /// The images that it mounts.
+    pub(crate) image_volumes: image_volumes::Wanted,
 }
 
 /// What came of it.
@@ -82,8 +86,9 @@ impl Builder {
         stages: Stages,
         facts: HostFacts,
     ) -> Self {
-        let defaults = config.spec_defaults();
-        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults: Arc::new(defaults) }
+        let defaults = Arc::new(config.spec_defaults());
+        let volumes = Arc::new(ImageVolumes::new(Arc::clone(&snapshots), Arc::clone(&config)));
+        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes }
     }
 
     /// The image that a container asks for, which must be on this node.
@@ -97,6 +102,16 @@ impl Builder {
             }
             Err(error) => Err(PodError::Store(Cause::new(error))),
         }
+    }
+
+    /// The images that a container mounts, which must be on this node.
+    pub(crate) fn find_volumes(&self, config: &ContainerConfig) -> Result<image_volumes::Wanted, PodError> {
+        image_volumes::find(&self.images, config)
+    }
+
+    /// The image volumes of this node's pods.
+    pub(crate) fn volumes(&self) -> &Arc<ImageVolumes> {
+        &self.volumes
     }
 
     /// What the node has and may.
@@ -166,6 +181,16 @@ pub(crate) async fn undo(builder: &Builder, container: &ContainerId) -> Result<(
             }
             _ => Ok(()),
         }
+    })
+    .await
+}
+
+/// Unmounts the image volumes of a pod whose containers have all ended. None is success.
+pub(crate) async fn undo_volumes(builder: &Builder, pod: &PodId) -> Result<(), PodError> {
+    let (volumes, pod) = (Arc::clone(&builder.volumes), pod.clone());
+    blocking(move || {
+        let step = |source| PodError::PodStep { step: "unmount the image volumes", pod: pod.clone(), source };
+        volumes.remove(&pod).map_err(step)
     })
     .await
 }
@@ -249,6 +274,7 @@ impl Builder {
         };
         let bundle = self.config.bundle(container);
         let rootfs = bundle.join("rootfs");
+        let image_volumes = self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
         let timed = self.stages.time("snapshot");
@@ -261,7 +287,7 @@ impl Builder {
         let config = &self.with_node_profile(&input.record.config);
         let user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
-        let mounts = prepare::mounts(config, &BTreeMap::new()).map_err(refused)?;
+        let mounts = prepare::mounts(config, &image_volumes).map_err(refused)?;
         let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
         let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
         let seccomp = spec::read_localhost(profile).map_err(refused)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use model::{ContainerId, PodId};
+use model::{ContainerId, ImageId, PodId};
 
 use crate::error::PodError;
 pub use crate::spec::cgroups_path::CgroupDriver;
@@ -132,6 +132,11 @@ impl PodPaths {
 
     pub(crate) fn shm(&self) -> PathBuf {
         self.0.join("shm")
+    }
+
+    /// Where an image is mounted for the pod's containers.
+    pub(crate) fn image_volume(&self, image: &ImageId) -> PathBuf {
+        self.0.join("images").join(image.0.hex())
     }
 
     pub(crate) fn resolv_conf(&self) -> PathBuf {

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod exec;
 mod host;
+mod image_volumes;
 mod index;
 mod info;
 mod pods;

@@ -116,7 +116,8 @@ pub trait Snapshots: Send + Sync {
     /// Containers that have a writable layer or a lease, for recovery to compare with what it knows.
     fn containers(&self) -> Vec<ContainerId>;
 
-    /// Mounts an image read-only on `target`, which is made if absent. `key` is a plain name.
+    /// Mounts an image on `target`, which is made if absent: read-only, and without set-user-id bits, device nodes
+    /// and execution. `key` is a plain name. One that is mounted there already stays as it is.
     ///
     /// # Errors
     /// What stopped it; nothing is left then.

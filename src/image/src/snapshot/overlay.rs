@@ -46,6 +46,9 @@ impl Overlay {
         let lease = LeaseRecord { image: image.id.clone(), stack: image.stack.clone() };
         {
             let mut index = lock(&self.shared.index);
+            if index.lease(key) == Some(&lease) {
+                return Ok(());
+            }
             if !index.add_lease(key, lease.clone()) {
                 let absent = image.stack.iter().find(|digest| index.layer(digest).is_none());
                 let layer = absent.unwrap_or(&image.id.0).clone();
@@ -198,12 +201,16 @@ impl Snapshots for Overlay {
         }
         let lease = format!("{VIEW}{key}");
         self.lease(&lease, image)?;
+        let disk = |source| SnapshotError::Disk { stage: "look at the mount", key: lease.clone(), source };
+        if mount::is_mount_point(target).map_err(disk)? {
+            return Ok(());
+        }
         let mut lower = self.lower(&image.stack);
         if lower.len() == 1 {
             // Without an upper directory overlayfs wants two lower ones.
             lower.push(self.shared.layers.empty(1));
         }
-        let overlay = mount::Overlay { lower: &lower, ..Default::default() };
+        let overlay = mount::Overlay { lower: &lower, flags: mount::Flags::PLAIN, ..Default::default() };
         make_dir(target).and_then(|()| mount::overlay(&overlay, target)).map_err(|source| {
             if let Err(error) = self.remove_view(key, target) {
                 tracing::warn!(view = key, error = %model::chain(&error), "undo of view");

@@ -33,6 +33,14 @@ pub struct Overlay<'a> {
     pub work: Option<&'a Path>,
     /// Further options as overlayfs names them; an empty value is a flag: `("index", "off")`, `("volatile", "")`.
     pub options: &'a [(&'a str, &'a str)],
+    /// What the mount allows; `recursive` means nothing here, and without `upper` it is read-only in any case.
+    pub flags: Flags,
+}
+
+impl Overlay<'_> {
+    fn readonly(&self) -> bool {
+        self.upper.is_none() || self.flags.readonly
+    }
 }
 
 /// Mounts an overlay on `target`; it appears there whole or not at all.
@@ -45,7 +53,7 @@ pub struct Overlay<'a> {
 pub fn overlay(overlay: &Overlay<'_>, target: &Path) -> Result<(), SysError> {
     match (overlay.lower, overlay.upper) {
         ([], _) => Err(SysError::path("mount overlay", target, no_lower())),
-        ([only], None) => bind(only, target, Flags::READ_ONLY),
+        ([only], None) => bind(only, target, Flags { readonly: true, recursive: false, ..overlay.flags }),
         _ => match through_context(overlay, target) {
             Err(Refused::NotSupported) => through_mount(overlay, target),
             Err(Refused::Failed(e)) => Err(e),
@@ -129,7 +137,10 @@ fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<OwnedFd, Refu
     }
     fsconfig_create(&context).map_err(|e| failed("mount overlay", e))?;
     let mut attributes = MountAttrFlags::empty();
-    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, overlay.upper.is_none());
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, overlay.readonly());
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, overlay.flags.nosuid);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, overlay.flags.nodev);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, overlay.flags.noexec);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| failed("fsmount overlay", e))
 }
 
@@ -164,8 +175,8 @@ fn through_mount(overlay: &Overlay<'_>, target: &Path) -> Result<(), SysError> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
     }
     let data = CString::new(data).map_err(|e| failed(e.into()))?;
-    let mut flags = MountFlags::empty();
-    flags.set(MountFlags::RDONLY, overlay.upper.is_none());
+    let mut flags = overlay.flags.classic();
+    flags.set(MountFlags::RDONLY, overlay.readonly());
     mount("overlay", target, "overlay", flags, Some(data.as_c_str())).map_err(|e| failed(e.into()))
 }
 
@@ -263,6 +274,7 @@ mod tests {
             upper: Some(Path::new("/u")),
             work: Some(Path::new("/w")),
             options: &[("index", "off"), ("volatile", "")],
+            ..Overlay::default()
         };
         let data = mount_data(&overlay, |path| Ok(escaped(path))).unwrap();
         assert_eq!(

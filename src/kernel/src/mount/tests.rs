@@ -46,7 +46,7 @@ fn an_overlay_of_five_hundred_layers_shows_the_top_one_and_takes_writes() {
     fs::write(lower[499].join("name"), "bottom").unwrap();
     fs::write(lower[499].join("base"), "base").unwrap();
     let (upper, work, target) = (scratch.dir("upper"), scratch.dir("work"), scratch.dir("rootfs"));
-    let spec = Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[] };
+    let spec = Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), ..Overlay::default() };
     overlay(&spec, &target).unwrap();
     assert_eq!(fs::read_to_string(target.join("name")).unwrap(), "top");
     assert_eq!(fs::read_to_string(target.join("base")).unwrap(), "base");
@@ -196,7 +196,7 @@ fn id_mapped_layers_show_the_ids_of_a_user_namespace() {
     fs::write(lower[2].join("of-1000"), "bottom").unwrap();
     chown(lower[2].join("of-1000"), Some(1000), Some(1001)).unwrap();
     let (upper, work, target) = (scratch.dir("upper"), scratch.dir("work"), scratch.dir("rootfs"));
-    let spec = Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[] };
+    let spec = Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[], ..Default::default() };
     let before = table().unwrap().len();
     overlay_mapped(&spec, &user, &target).unwrap();
     assert_eq!(table().unwrap().len(), before + 1, "only the overlay is seen here");

@@ -59,7 +59,10 @@ impl Driver {
         let endings = self.endings();
         self.spawn(Job::StopPod, async move {
             Product::Plain(match end_all(endings).await {
-                Ok(()) => site(&host, &id, &record).undo_network().await,
+                Ok(()) => {
+                    let unmounted = bundle::undo_volumes(&host.bundles, &id).await;
+                    site(&host, &id, &record).undo_network().await.and(unmounted)
+                }
                 Err(error) => Err(error),
             })
         });
@@ -80,6 +83,7 @@ impl Driver {
                         bundle::clear(&host.bundles, shim.as_ref(), traces).await?;
                         bundle::undo(&host.bundles, &traces.container).await?;
                     }
+                    bundle::undo_volumes(&host.bundles, &id).await?;
                     site(&host, &id, &record).undo().await
                 }
                 .await,
@@ -121,6 +125,7 @@ impl Driver {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
         let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
         let image = self.host.bundles.find_image(&config.image)?;
+        let image_volumes = self.host.bundles.find_volumes(&config)?;
         let driver = self.host.sandboxes.config.cgroup_driver;
         let cgroup = cgroups::container_cgroup(&self.record.cgroup_parent, &id, driver);
         let cgroup = cgroup.map_err(|e| PodError::container_step("name the cgroup", &id, e))?;
@@ -159,6 +164,7 @@ impl Driver {
             container: id.clone(),
             record,
             image,
+            image_volumes,
         };
         let host = Arc::clone(&self.host);
         self.spawn(Job::Create(id.clone()), async move {

@@ -147,6 +147,10 @@ fn one(
         (false, false) => "rw",
     };
     let mut options = vec!["rbind".to_owned(), propagation.to_owned(), access.to_owned()];
+    if image {
+        // As its view is: the runtime's remount would take away what it does not name.
+        options.extend(["nosuid", "nodev", "noexec"].map(str::to_owned));
+    }
     for (m, option) in asked.options.iter().enumerate() {
         if !["noexec", "nodev", "nosuid"].contains(&option.as_str()) {
             return invalid(

@@ -61,9 +61,8 @@ pub fn mounts(
     let one = |(n, asked): (usize, &model::Mount)| match &asked.source {
         MountSource::HostPath(path) => host_path(path, asked.propagation, &format!("mounts[{n}]")),
         MountSource::Image { .. } => {
-            let source = image_volumes.get(&n).cloned().ok_or_else(|| {
-                SpecError::unsupported(format!("mounts[{n}].image"), "image volumes are not built yet")
-            })?;
+            let source = image_volumes.get(&n).cloned();
+            let source = source.ok_or(SpecError::Incomplete("where an image volume is mounted"))?;
             Ok(PreparedMount { source, missing: false })
         }
     };
@@ -291,7 +290,10 @@ mod tests {
         let found = mounts(&fixture.container, &volumes).unwrap();
         assert_eq!(found[0].source, Path::new("/views/one"));
         let error = mounts(&fixture.container, &BTreeMap::new()).unwrap_err();
-        assert_eq!(error.to_string(), "mounts[0].image: image volumes are not built yet");
+        assert_eq!(
+            error.to_string(),
+            "where an image volume is mounted is missing from the input of the specification"
+        );
     }
 
     #[test]

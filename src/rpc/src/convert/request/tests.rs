@@ -309,6 +309,11 @@ fn mounts_follow_the_contract() {
         with_mount(|m| (m.host_path, m.image, m.image_sub_path) = (String::new(), image(), "/a".into())),
         &at("image_sub_path"),
     );
+    let received = v1::MountPropagation::PropagationHostToContainer.into();
+    refused(
+        with_mount(|m| (m.host_path, m.image, m.propagation) = (String::new(), image(), received)),
+        &at("propagation"),
+    );
     refused(
         with_mount(|m| (m.host_path, m.image) = (String::new(), Some(Default::default()))),
         &at("image.image"),
