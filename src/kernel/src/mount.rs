@@ -20,7 +20,7 @@ mod mapped;
 mod overlay;
 mod table;
 
-pub use mapped::overlay_mapped;
+pub use mapped::{check_id_mapped, overlay_mapped};
 pub use overlay::{Overlay, overlay, overlay_takes_many_layers};
 pub use table::{MountInfo, below, holding, is_mount_point, parse, propagation, table};
 

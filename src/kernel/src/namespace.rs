@@ -21,7 +21,7 @@ use crate::SysError;
 
 mod user;
 
-pub use user::{IdMaps, IdRange, create_pinned_with_user};
+pub use user::{IdMaps, IdRange, create_pinned_with_user, open_user};
 
 /// The file system type of what a pin shows (statfs(2)).
 const NSFS_MAGIC: u64 = 0x6e73_6673;

@@ -47,6 +47,23 @@ pub fn overlay_mapped(overlay: &Overlay<'_>, user: &Path, target: &Path) -> Resu
     attach(&mounted, target)
 }
 
+/// That the mount which holds `path`, and all mounts below `path`, can be id-mapped. `user` is any user namespace but
+/// the host's.
+///
+/// # Errors
+/// `Unsupported` with the name of the first file system that has no id-mapped mounts, or the system call that failed.
+pub fn check_id_mapped(path: &Path, user: BorrowedFd<'_>) -> Result<(), SysError> {
+    mapped(path, user)?;
+    let path = path.canonicalize().map_err(|e| SysError::path("realpath", path, e))?;
+    super::below(&super::table()?, &path).iter().try_for_each(|mount| {
+        match mapped(&mount.mount_point, user) {
+            // It may be covered by another, or have gone meanwhile.
+            Err(e) if e.is_not_found() => Ok(()),
+            tried => tried.map(drop),
+        }
+    })
+}
+
 /// The overlay, made of layers attached below `target`, which nobody else sees.
 fn stage(overlay: &Overlay<'_>, user: BorrowedFd<'_>, target: &Path) -> Result<OwnedFd, SysError> {
     tmpfs(target, STAGE_BYTES, 0o700, Flags::PLAIN)?;

@@ -196,7 +196,8 @@ fn id_mapped_layers_show_the_ids_of_a_user_namespace() {
     fs::write(lower[2].join("of-1000"), "bottom").unwrap();
     chown(lower[2].join("of-1000"), Some(1000), Some(1001)).unwrap();
     let (upper, work, target) = (scratch.dir("upper"), scratch.dir("work"), scratch.dir("rootfs"));
-    let spec = Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[], ..Default::default() };
+    let spec =
+        Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[], ..Default::default() };
     let before = table().unwrap().len();
     overlay_mapped(&spec, &user, &target).unwrap();
     assert_eq!(table().unwrap().len(), before + 1, "only the overlay is seen here");
@@ -222,4 +223,12 @@ fn a_file_system_without_id_mapped_mounts_is_named() {
     assert_eq!(error.to_string(), "id-map /proc/sys");
     assert_eq!(error.source.to_string(), "the file system proc has no id-mapped mounts on this kernel",);
     assert!(below(&table().unwrap(), &target).is_empty());
+
+    // The same of a mount: with what lies below it.
+    let fd = fs::File::open(&user).unwrap();
+    let volume = scratch.dir("volume");
+    check_id_mapped(&volume, fd.as_fd()).unwrap();
+    bind(Path::new("/proc/sys"), &scratch.dir("volume/below"), Flags::default()).unwrap();
+    let error = check_id_mapped(&volume, fd.as_fd()).unwrap_err();
+    assert_eq!(error.to_string(), format!("id-map {}", volume.join("below").display()));
 }

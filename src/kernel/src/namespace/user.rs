@@ -7,8 +7,10 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 
@@ -59,6 +61,18 @@ pub fn create_pinned_with_user(
         }
     }
     made
+}
+
+/// A new user namespace with these ids, which lives as long as its descriptor. For id-mapped mounts: nobody is in it.
+///
+/// # Errors
+/// The first system call that failed.
+pub fn open_user(maps: IdMaps<'_>) -> Result<OwnedFd, SysError> {
+    let holder = Holder::start(libc::CLONE_NEWUSER)?;
+    holder.write_maps(maps)?;
+    let path = holder.namespace("user");
+    rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| SysError::path("open namespace", &path, e))
 }
 
 /// A child process that holds new namespaces open. It is gone when this value is.
