@@ -93,11 +93,14 @@ impl Config {
 
     /// Says that a registry host speaks plain HTTP.
     pub fn plain_http(&self, host: &str) {
-        let dir = self.certs.join(host);
+        self.mirror(host, &format!("http://{host}"));
+    }
+
+    /// Says that another host is asked in a registry's stead.
+    pub fn mirror(&self, registry: &str, url: &str) {
+        let dir = self.certs.join(registry);
         fs::create_dir_all(&dir).expect("make a registry host's directory");
-        let text = format!(
-            "server = \"http://{host}\"\n[host.\"http://{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
-        );
+        let text = format!("server = {url:?}\n[host.{url:?}]\ncapabilities = [\"pull\", \"resolve\"]\n");
         fs::write(dir.join("hosts.toml"), text).expect("write hosts.toml");
     }
 

@@ -41,6 +41,7 @@ fn an_image_is_listed_by_all_its_names_and_removed_by_any() {
     let by_digest = Registry::reference(&format!("busybox@{manifest}"));
     assert!(image.repo_digests.contains(&by_digest), "{:?}", image.repo_digests);
     assert!(image.size > 0);
+    assert_eq!(image.spec.unwrap().image, name, "one of its names");
     for way in [name.as_str(), &id, &id[7..20], &by_digest, &other] {
         assert_eq!(node.image(way).map(|image| image.id), Some(id.clone()), "{way}");
     }

@@ -11,25 +11,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::SysError;
 use crate::mount::{self, MountInfo};
 
+mod kill;
 mod limits;
+mod seats;
 mod stats;
 
 pub use limits::{Limits, weight_of_shares};
+pub use seats::Seats;
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
-/// How long [`Group::remove`] waits for the kernel to let go of processes that have just died.
+/// How long [`Group::remove`] and [`Group::is_empty`] wait for the kernel to let go of processes that have just died.
 const REMOVE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long [`Group::remove_if_empty`] waits before it believes that somebody lives there.
 const LEAVE_WAIT_MAX: Duration = Duration::from_millis(100);
-/// How long a v1 freezer may take before the killing begins without it.
-const FREEZE_WAIT_MAX: Duration = Duration::from_millis(100);
-/// How often [`Group::kill`] looks again for processes that a dying one has left.
-const KILL_ROUNDS_MAX: usize = 100;
+/// How often [`Group::create`] begins again when a group above goes away meanwhile.
+const CREATE_TRIES_MAX: usize = 20;
 /// The v1 hierarchy that systemd keeps its units in; it has no controller.
 const NAMED_PREFIX: &str = "name=";
 
@@ -198,9 +198,22 @@ impl Group {
     /// (it holds processes) is left out, as the group can live without. Under v1 a new cpuset gets its parent's CPUs
     /// and memory nodes, without which no process may enter it.
     ///
+    /// A group above that somebody removes meanwhile is made again.
+    ///
     /// # Errors
     /// The directory that could not be made; those that were made stay.
     pub fn create(&self) -> Result<(), SysError> {
+        let mut tries = CREATE_TRIES_MAX;
+        loop {
+            tries -= 1;
+            match self.create_once() {
+                Err(e) if e.is_not_found() && tries > 0 => {}
+                created => return created,
+            }
+        }
+    }
+
+    fn create_once(&self) -> Result<(), SysError> {
         match &self.hierarchy {
             Hierarchy::V2 { root } => {
                 let mut directory = root.clone();
@@ -241,6 +254,25 @@ impl Group {
             }
         }
         missing
+    }
+
+    /// Whether nothing is below the group and nobody lives in it, in any hierarchy. Those that are on their way out have
+    /// a moment.
+    ///
+    /// # Errors
+    /// The group could not be read.
+    pub fn is_empty(&self) -> Result<bool, SysError> {
+        let start = Instant::now();
+        loop {
+            let mut empty = true;
+            for directory in self.existing() {
+                empty &= pids_in(&directory)?.is_empty() && children(&directory)?.is_empty();
+            }
+            if empty || start.elapsed() > REMOVE_WAIT_MAX {
+                return Ok(empty);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Removes the group, everywhere, unless somebody lives in it or below it: then it stays, and that is success, as
@@ -298,41 +330,6 @@ impl Group {
             collect_pids(&directory, &mut pids)?;
         }
         Ok(pids)
-    }
-
-    /// Kills every process of the group and of those below it, also those that fork meanwhile. Does not wait for them
-    /// to be gone: see [`Group::pids`]. An absent group is success.
-    ///
-    /// # Errors
-    /// The group could not be read, or processes of it live on after a hundred rounds of killing.
-    pub fn kill(&self) -> Result<(), SysError> {
-        if let Hierarchy::V2 { root } = &self.hierarchy {
-            let file = root.join(&self.path).join("cgroup.kill");
-            match write(&file, "1") {
-                Ok(()) => return Ok(()),
-                // Before 5.14, or no such group.
-                Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let freezer = self.directory("freezer").filter(|_| !self.hierarchy.is_v2());
-        for round in 0..KILL_ROUNDS_MAX {
-            let frozen = freezer.as_deref().is_some_and(|directory| round == 0 && freeze(directory));
-            let pids = self.pids()?;
-            for pid in &pids {
-                kill(*pid)?;
-            }
-            if let Some(directory) = freezer.as_deref().filter(|_| round == 0) {
-                // Thawed in any case: a frozen process dies only then.
-                let _ = write(&directory.join("freezer.state"), "THAWED");
-            }
-            if frozen || pids.is_empty() {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        let why = io::Error::other(format!("processes live after {KILL_ROUNDS_MAX} rounds of SIGKILL"));
-        Err(SysError::path("kill cgroup", self.path(), why))
     }
 
     /// Writes the limits that are set, in an order in which no value contradicts another meanwhile. When one cannot be
@@ -435,31 +432,6 @@ fn pids_in(directory: &Path) -> Result<Vec<u32>, SysError> {
 fn collect_pids(directory: &Path, pids: &mut BTreeSet<u32>) -> Result<(), SysError> {
     pids.extend(pids_in(directory)?);
     children(directory)?.iter().try_for_each(|child| collect_pids(child, pids))
-}
-
-fn kill(pid: u32) -> Result<(), SysError> {
-    // 0 stands for a process of another PID namespace, which no number of ours reaches.
-    let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    match kill_process(target, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => Ok(()),
-        Err(e) => Err(SysError::pid("kill", pid, e)),
-    }
-}
-
-/// Freezes a v1 group; whether it is frozen in time.
-fn freeze(directory: &Path) -> bool {
-    let file = directory.join("freezer.state");
-    let deadline = Instant::now() + FREEZE_WAIT_MAX;
-    while write(&file, "FROZEN").is_ok() {
-        if fs::read_to_string(&file).is_ok_and(|state| state.trim() == "FROZEN") {
-            return true;
-        }
-        if Instant::now() > deadline {
-            break;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    false
 }
 
 fn read_text(file: &Path) -> Result<String, SysError> {

@@ -82,6 +82,7 @@ impl Pods {
             network: rooms.network,
             shims: rooms.shims,
             stages: rooms.metrics.stages.clone(),
+            slices: sandbox::cgroup::Slices::default(),
         };
         let host = Arc::new(Host {
             sandboxes,
@@ -169,7 +170,7 @@ impl Pods {
             created_at: now(),
             handler: handler.to_owned(),
             network: None,
-            cgroups_made: self.host.hierarchy.group(&cgroup).missing(),
+            cgroups_made: sandbox::cgroup::answers_for(&self.host.index, &self.host.hierarchy.group(&cgroup)),
             cgroup_parent,
             cgroup,
         })

@@ -93,6 +93,8 @@ fn v1_groups_that_were_missing_go_again_unless_somebody_lives_there() {
     assert_eq!(hierarchy.group(&inner).missing(), Vec::<String>::new());
     hierarchy.group(&outer).remove_if_empty().unwrap();
     assert!(hierarchy.group(&outer).exists(), "b lives in it");
+    assert!(!hierarchy.group(&outer).is_empty().unwrap());
+    assert!(hierarchy.group(&inner).is_empty().unwrap());
     for group in [&inner, &outer, &outer] {
         hierarchy.group(group).remove_if_empty().unwrap();
         assert!(!hierarchy.group(group).exists());

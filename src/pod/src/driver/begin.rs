@@ -345,6 +345,7 @@ pub(super) fn site<'a>(
 ) -> Site<'a> {
     Site {
         builder: &host.sandboxes,
+        index: &host.index,
         pod,
         pod_config: &record.config,
         cgroup: &record.cgroup,

@@ -44,6 +44,10 @@ pub(super) type Waiter = oneshot::Sender<Answer>;
 #[derive(Clone)]
 pub(crate) struct Handle {
     pub(crate) id: PodId,
+    /// Its cgroup, below a hierarchy's root.
+    pub(crate) cgroup: Arc<str>,
+    /// The cgroups that it answers for: see [`crate::sandbox::cgroup`].
+    pub(crate) cgroups_made: Arc<[String]>,
     pub(super) inbox: mpsc::Sender<(Request, Waiter)>,
     pub(super) view: watch::Receiver<Arc<PodView>>,
     pub(super) shim: watch::Receiver<Option<Shim>>,

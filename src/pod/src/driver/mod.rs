@@ -123,7 +123,14 @@ impl Driver {
         let (shim, shim_seen) = watch::channel(None);
         let view = view::of(&host, &id, &record, &containers, None, 0);
         let (view, view_seen) = watch::channel(Arc::new(view));
-        let handle = Handle { id: id.clone(), inbox: to_inbox, view: view_seen, shim: shim_seen };
+        let handle = Handle {
+            id: id.clone(),
+            cgroup: record.cgroup.as_str().into(),
+            cgroups_made: record.cgroups_made.as_slice().into(),
+            inbox: to_inbox,
+            view: view_seen,
+            shim: shim_seen,
+        };
         let driver = Self {
             host,
             id,
