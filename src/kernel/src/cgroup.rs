@@ -17,9 +17,11 @@ use crate::mount::{self, MountInfo};
 
 mod kill;
 mod limits;
+mod reader;
 mod stats;
 
 pub use limits::{Limits, weight_of_shares};
+pub use reader::{Extent, Reader, Reading};
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
 /// How long [`Group::remove`] and [`Group::is_empty`] wait for the kernel to let go of processes that have just died.
@@ -346,7 +348,7 @@ impl Group {
 
     /// What the group has used. Every part that the kernel does not give is `None`.
     pub fn read_stats(&self) -> CgroupStats {
-        stats::read(self)
+        stats::read(&mut Reader::new(self.clone(), false), Extent::Everything)
     }
 
     /// The group's directories that exist.
