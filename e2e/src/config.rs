@@ -58,7 +58,7 @@ impl Config {
             netns: PathBuf::from("/run/netns"),
             certs: dir.join("certs.d"),
             logs: dir.join("logs"),
-            runtimes: vec![("crun".into(), crate::programs::installed("crun"))],
+            runtimes: vec![crate::programs::runtime()],
             cgroup_parent: default_parent(machine),
             plugin_timeout: "20s".into(),
             more: String::new(),
