@@ -303,14 +303,17 @@ impl Driver {
     fn begin_update(&mut self, id: ContainerId, wanted: Resources) -> Job {
         let job = Job::Update(id.clone());
         let Some(record) = self.containers.get(&id) else { return job };
-        let running = matches!(record.phase, ContainerPhase::Running { .. });
+        let pid = match record.phase {
+            ContainerPhase::Running { pid, .. } => Some(pid),
+            _ => None,
+        };
         let resize = resize::Resize {
             cgroup: record.cgroup.clone(),
             bundle: self.host.sandboxes.config.bundle(&id),
             container: id,
             now: record.resources.clone(),
             wanted,
-            running,
+            pid,
             host: Arc::clone(&self.host),
         };
         self.spawn(job.clone(), async move { Product::Updated(resize.apply().await) });
