@@ -37,6 +37,8 @@ pub struct Config {
     pub runtimes: Vec<(String, PathBuf)>,
     /// How long a CNI plugin may take.
     pub plugin_timeout: String,
+    /// More lines for its `[pods]` table.
+    pub pods: String,
     /// More lines for the end of the service's file: whole tables.
     pub more: String,
 }
@@ -58,6 +60,7 @@ impl Config {
             logs: dir.join("logs"),
             runtimes: vec![("crun".into(), crate::programs::installed("crun"))],
             plugin_timeout: "20s".into(),
+            pods: String::new(),
             more: String::new(),
         }
     }
@@ -110,7 +113,9 @@ impl Config {
             .map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n"))
             .collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
-        let Self { root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, more, .. } = self;
+        let Self {
+            root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, pods, more, ..
+        } = self;
         let shim = &programs.shim;
         let driver = if systemd_driver() { "systemd" } else { "cgroupfs" };
         format!(
@@ -131,7 +136,7 @@ plugin_timeout = {plugin_timeout:?}
 driver = {driver:?}
 [pods]
 shim = {shim:?}
-{runtimes}{more}"#
+{pods}{runtimes}{more}"#
         )
     }
 }

@@ -7,6 +7,7 @@
 pub mod beneath;
 pub mod caps;
 pub mod cgroup;
+pub mod copy;
 pub mod durable;
 pub mod epoll;
 pub mod error;

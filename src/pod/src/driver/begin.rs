@@ -148,17 +148,14 @@ impl Driver {
             self.containers.remove(&id);
             return Err(error);
         }
+        let handler = self.host.sandboxes.config.handler(&self.record.handler)?.1;
         let input = bundle::Input {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
             cgroup_parent: self.record.cgroup_parent.clone(),
-            recursive_read_only: self
-                .host
-                .sandboxes
-                .config
-                .handler(&self.record.handler)?
-                .1
-                .recursive_read_only,
+            recursive_read_only: handler.recursive_read_only,
+            privileged_devices: handler.privileged_devices,
+            cgroup_writable: handler.cgroup_writable,
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
             target_pid,
             container: id.clone(),

@@ -138,12 +138,18 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
         netns_dir: state.join("netns"),
         handlers: BTreeMap::from([(
             "crun".to_owned(),
-            OciHandler { binary: "/nonexistent/crun".into(), recursive_read_only: false },
+            OciHandler {
+                binary: "/nonexistent/crun".into(),
+                recursive_read_only: false,
+                privileged_devices: Default::default(),
+                cgroup_writable: false,
+            },
         )]),
         default_handler: "crun".into(),
         cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_parent: "/gantline-rpc-test".into(),
         log_line_bytes_max: model::limits::LOG_LINE_BYTES_DEFAULT,
+        path_helper: None,
         defaults: ContainerDefaults {
             capabilities: Vec::new(),
             seccomp_when_unset: false,
@@ -151,6 +157,11 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
             unprivileged_ports: true,
             unprivileged_icmp: true,
             rlimits: Vec::new(),
+            absent_mount_sources_to_reject: Vec::new(),
+            image_defined_volumes: true,
+            pids_limit: None,
+            device_ownership_from_security_context: false,
+            cdi_spec_dirs: Vec::new(),
         },
     }
 }
