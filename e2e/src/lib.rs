@@ -18,6 +18,7 @@
 pub mod bench;
 pub mod command;
 pub mod config;
+pub mod conformance;
 pub mod cri;
 pub mod faulty;
 pub mod host;
@@ -33,6 +34,8 @@ pub mod pod;
 pub mod programs;
 pub mod random;
 pub mod registry;
+pub mod stream;
+pub mod throughput;
 pub mod wait;
 
 pub use config::Config;

@@ -34,17 +34,22 @@ pub enum Fork {
 /// # Errors
 /// The system call, or the presence of other threads, whose locks would be held for ever in the child.
 pub fn fork() -> Result<Fork, SysError> {
-    let threads =
-        fs::read_dir("/proc/self/task").map_err(|e| SysError::path("readdir", "/proc/self/task", e))?;
-    if threads.count() != 1 {
-        return Err(SysError::bare("fork", io::Error::other("this process has more than one thread")));
-    }
+    check_single_thread()?;
     // SAFETY: no other thread exists (checked above, and none can appear), so no lock is held by one.
     match unsafe { libc::fork() } {
         -1 => Err(SysError::bare("fork", io::Error::last_os_error())),
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid.unsigned_abs())),
     }
+}
+
+pub(crate) fn check_single_thread() -> Result<(), SysError> {
+    let threads =
+        fs::read_dir("/proc/self/task").map_err(|e| SysError::path("readdir", "/proc/self/task", e))?;
+    if threads.count() == 1 {
+        return Ok(());
+    }
+    Err(SysError::bare("fork", io::Error::other("this process has more than one thread")))
 }
 
 /// Makes a PID namespace whose pid 1 is a fork of this process that only reaps: it ignores what containers

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{Image, Images, Snapshots};
-use kernel::cgroup::Hierarchy;
+use kernel::cgroup::Group;
 use kernel::{SysError, durable};
 use model::{
     Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, MandatoryProfile, NamespaceMode, PodConfig,
@@ -85,18 +85,18 @@ pub(crate) struct NotMade {
 }
 
 impl Builder {
-    /// Looks at the node once, for all bundles.
+    /// What makes every bundle of this node.
     pub(crate) fn new(
         config: Arc<PodsConfig>,
         images: Images,
         snapshots: Arc<dyn Snapshots>,
         stages: Stages,
-    ) -> Result<Self, PodError> {
-        let facts = crate::host::facts().map_err(|e| PodError::Store(Cause::host(e)))?;
+        facts: HostFacts,
+    ) -> Self {
         let defaults = Arc::new(config.spec_defaults());
         let volumes = Arc::new(ImageVolumes::new(Arc::clone(&snapshots), Arc::clone(&config)));
         let host_paths = HostPaths::new(config.path_helper.clone());
-        Ok(Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes, host_paths })
+        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes, host_paths }
     }
 
     /// The image that a container asks for, which must be on this node.
@@ -207,7 +207,7 @@ pub(crate) async fn undo_volumes(builder: &Builder, pod: &PodId) -> Result<(), P
 #[derive(Clone, Debug)]
 pub(crate) struct Traces {
     pub(crate) container: ContainerId,
-    pub(crate) cgroup: String,
+    pub(crate) cgroup: Group,
     /// What the OCI runtime keeps of it.
     pub(crate) runtime_state: PathBuf,
 }
@@ -242,8 +242,7 @@ pub(crate) async fn clear(builder: &Builder, shim: Option<&Shim>, traces: &Trace
 impl Traces {
     /// Does what the OCI runtime's `delete --force` would, when no shim is there to run it.
     fn remove(&self) -> Result<(), Cause> {
-        let group = Hierarchy::detect().map_err(Cause::host)?.group(&self.cgroup);
-        group.kill().and_then(|()| group.remove()).map_err(Cause::host)?;
+        self.cgroup.kill().and_then(|()| self.cgroup.remove()).map_err(Cause::host)?;
         match fs::remove_dir_all(&self.runtime_state) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Cause::host(SysError::path("remove", &self.runtime_state, error)))

@@ -28,7 +28,6 @@ mod state;
 pub mod stats;
 mod sweep;
 mod systemd;
-mod time;
 mod usage;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig, PrivilegedDevices};

@@ -15,7 +15,7 @@ mod shim;
 pub use error::ShimError;
 pub use exits::{exit_records, forget_exits};
 pub use local::LocalShims;
-pub use shim::{ExecExit, ExecFds, ExecProcess, ExecStarted, Shim};
+pub use shim::{ExecExit, ExecFds, ExecProcess, ExecStarted, Filter, NativeExec, Shim};
 // What callers say and hear: they know these words, and no frame.
 pub use wire::{
     ContainerState, Event, ExitRecord, LogTarget, OciRuntime, Phase, RunContainer, Started, StateReply,

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::SysError;
+use kernel::clock::now;
 use kernel::mount;
 use model::{ContainerId, Digest};
 
 use super::{SnapshotError, Snapshots, Usage};
 use crate::disk;
 use crate::image::Image;
-use crate::images::{Images, Shared, lock, now};
+use crate::images::{Images, Shared, lock};
 use crate::layers::make_dir;
 use crate::records::{LEASES, LeaseRecord};
 

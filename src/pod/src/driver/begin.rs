@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::clock::now;
 use model::limits::OCI_RUNTIME_MAX;
 use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
@@ -20,7 +21,6 @@ use crate::records::ContainerRecord;
 use crate::resize;
 use crate::sandbox::Site;
 use crate::state::{ContainerPhase, PodPhase, User};
-use crate::time::now;
 
 impl Driver {
     /// Begins what was asked; the waiter is answered when it ends, or now when it cannot begin.
@@ -114,7 +114,7 @@ impl Driver {
     fn ending(&self, id: &ContainerId, record: &ContainerRecord) -> Ending {
         Ending {
             container: id.clone(),
-            cgroup: record.cgroup.clone(),
+            cgroup: self.host.hierarchy.group(&record.cgroup),
             signal: record.stop_signal,
             shim: self.shim.borrow().clone(),
             view: self.view.subscribe(),
@@ -201,7 +201,7 @@ impl Driver {
         let container_config = Arc::clone(&self.containers.get(&id).ok_or_else(not_found)?.config);
         self.target_pid(&container_config)?;
         let record = self.containers.get_mut(&id).ok_or_else(not_found)?;
-        let cgroup = record.cgroup.clone();
+        let cgroup = self.host.hierarchy.group(&record.cgroup);
         record.phase = ContainerPhase::Starting;
         let run = RunContainer {
             container: id.clone(),
@@ -221,7 +221,7 @@ impl Driver {
                 .log_path
                 .clone()
                 .map(|path| LogTarget { path, line_bytes_max: config.log_line_bytes_max }),
-            memory_cgroup: cgroups::memory_dir(&record.cgroup),
+            memory_cgroup: cgroup.directory("memory"),
             deadline_ms: u64::try_from(OCI_RUNTIME_MAX.as_millis()).unwrap_or(u64::MAX),
         };
         if let Err(error) = self.commit(self.container_change(&id)).await {
@@ -238,7 +238,7 @@ impl Driver {
                 Err(error) => Err(error),
             };
             if started.is_err()
-                && let Err(error) = kill_cgroup(&container, &cgroup).await
+                && let Err(error) = kill_cgroup(&container, cgroup).await
             {
                 // An answer that never came may have been "started".
                 warn!(
@@ -298,14 +298,17 @@ impl Driver {
     fn begin_update(&mut self, id: ContainerId, wanted: Resources) -> Job {
         let job = Job::Update(id.clone());
         let Some(record) = self.containers.get(&id) else { return job };
-        let running = matches!(record.phase, ContainerPhase::Running { .. });
+        let pid = match record.phase {
+            ContainerPhase::Running { pid, .. } => Some(pid),
+            _ => None,
+        };
         let resize = resize::Resize {
             cgroup: record.cgroup.clone(),
             bundle: self.host.sandboxes.config.bundle(&id),
             container: id,
             now: record.resources.clone(),
             wanted,
-            running,
+            pid,
             host: Arc::clone(&self.host),
         };
         self.spawn(job.clone(), async move { Product::Updated(resize.apply().await) });
@@ -326,7 +329,7 @@ impl Driver {
         let runtime_root = self.host.sandboxes.config.runtime_root(&self.record.handler);
         Some(Traces {
             container: id.clone(),
-            cgroup: self.containers.get(id)?.cgroup.clone(),
+            cgroup: self.host.hierarchy.group(&self.containers.get(id)?.cgroup),
             runtime_state: runtime_root.join(id),
         })
     }
@@ -340,6 +343,7 @@ pub(super) fn site<'a>(
 ) -> Site<'a> {
     Site {
         builder: &host.sandboxes,
+        index: &host.index,
         pod,
         pod_config: &record.config,
         cgroup: &record.cgroup,

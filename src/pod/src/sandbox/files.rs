@@ -1,4 +1,4 @@
-//! The directories, files, mounts and cgroup of a sandbox.
+//! The directories, files and mounts of a sandbox.
 //!
 //! Each function gathers what it needs and returns the work, which runs on the blocking pool.
 
@@ -6,16 +6,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kernel::cgroup::Hierarchy;
 use kernel::mount;
 use kernel::{SysError, durable};
 use model::limits::POD_SHM_BYTES;
 use model::{DnsConfig, NamespaceMode, PodConfig, PodId};
 
 use super::Site;
-use crate::config::CgroupDriver;
 use crate::error::Cause;
-use crate::systemd;
 
 fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cause + use<> {
     let path = path.to_owned();
@@ -45,38 +42,6 @@ pub(crate) fn remove_directory(dir: &Path) -> Result<(), Cause> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", dir)(error)),
         _ => Ok(()),
-    }
-}
-
-pub(super) fn make_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
-    let cgroup = site.cgroup.to_owned();
-    let ours = !site.cgroups_made.is_empty();
-    move || {
-        // One that exists is the kubelet's: its limits are not ours to write.
-        if ours {
-            Hierarchy::detect().and_then(|h| h.group(&cgroup).create()).map_err(Cause::host)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-pub(super) fn remove_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
-    let made = site.cgroups_made.to_vec();
-    let by_systemd = site.builder.config.cgroup_driver == CgroupDriver::Systemd;
-    let pods_own = site.cgroup.to_owned();
-    move || {
-        let hierarchy = Hierarchy::detect().map_err(Cause::host)?;
-        // Innermost first. One that another pod lives in by now stays, and goes with that pod.
-        for cgroup in made.iter().rev() {
-            let group = hierarchy.group(cgroup);
-            group.remove_if_empty().map_err(Cause::host)?;
-            // Those above are the node's, and other pods' may begin in them at this moment.
-            if by_systemd && *cgroup == pods_own && !group.exists() {
-                systemd::forget_slice(cgroup).map_err(Cause::host)?;
-            }
-        }
-        Ok(())
     }
 }
 
