@@ -247,7 +247,6 @@ fn cni_config(config: &Config) -> CniConfig {
 fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
     let driver = cgroup_driver(config.cgroup.driver);
     let handlers = found.handlers.iter().map(|(name, binary)| {
-        let recursive_read_only = runtimes::features(binary).recursive_read_only;
         let settings = config.runtimes.get(name).cloned().unwrap_or_default();
         let privileged_devices = match (
             settings.privileged_without_host_devices,
@@ -257,9 +256,12 @@ fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
             (true, true) => PrivilegedDevices::Allowed,
             (true, false) => PrivilegedDevices::None,
         };
+        let features = runtimes::features(binary).on_kernel(kernel::release::running());
         let handler = OciHandler {
             binary: binary.clone(),
-            recursive_read_only,
+            recursive_read_only: features.recursive_read_only,
+            id_mapped_mounts: features.id_mapped_mounts,
+            user_namespaces: features.user_namespaces,
             privileged_devices,
             cgroup_writable: settings.cgroup_writable,
         };
@@ -327,8 +329,7 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node
         name: name.clone(),
         default: name == default_handler,
         recursive_read_only: handler.recursive_read_only,
-        // Whatever the runtime can: Gantline does not build them yet, and refuses pods that ask for one.
-        user_namespaces: false,
+        user_namespaces: handler.user_namespaces,
     });
     let handlers = handlers.collect();
     let settings = reference::flat(config);

@@ -10,12 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Image, Images, Snapshots};
+use image::{Image, Images, Mapped, Snapshots};
 use kernel::cgroup::Group;
 use kernel::{SysError, durable};
 use model::{
     Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, MandatoryProfile, NamespaceMode, PodConfig,
-    PodId, Signal,
+    PodId, Signal, host_id,
 };
 use shim_client::{RunContainer, Shim};
 use telemetry::Stages;
@@ -28,7 +28,8 @@ use crate::image_volumes::{self, ImageVolumes};
 use crate::records::ContainerRecord;
 use crate::sandbox;
 use crate::spec::{
-    self, Defaults, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path, prepare,
+    self, Defaults, HandlerCan, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path,
+    prepare,
 };
 use crate::state::User;
 
@@ -51,8 +52,8 @@ pub(crate) struct Input {
     pub(crate) pod_config: Arc<PodConfig>,
     /// The parent of its containers' cgroups, as the driver writes it.
     pub(crate) cgroup_parent: String,
-    /// Whether its OCI runtime mounts recursively read-only.
-    pub(crate) recursive_read_only: bool,
+    /// What its OCI runtime can do.
+    pub(crate) handler: HandlerCan,
     /// What a privileged container gets of the host's devices.
     pub(crate) privileged_devices: PrivilegedDevices,
     /// Whether an unprivileged container's /sys/fs/cgroup is writable.
@@ -282,12 +283,16 @@ impl Builder {
         };
         let bundle = self.config.bundle(container);
         let rootfs = bundle.join("rootfs");
-        let image_volumes = self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes)?;
+        let pin = PodPaths::new(&self.config, &input.pod).user();
+        let own_user = input.pod_config.security.namespaces.own_user();
+        let user = own_user.map(|ids| Mapped { namespace: &pin, ids });
+        let image_volumes =
+            self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
         let timed = self.stages.time("snapshot");
         self.snapshots
-            .prepare(container, &input.image, &rootfs)
+            .prepare(container, &input.image, &rootfs, user)
             .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
         drop(timed);
         let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
@@ -299,6 +304,7 @@ impl Builder {
         let mut look = self.host_paths.look();
         let must_exist = &self.config.defaults.absent_mount_sources_to_reject;
         let mounts = prepare::mounts(&mut look, config, &image_volumes, must_exist).map_err(refused)?;
+        spec::id_maps::check(config, &mounts).map_err(refused)?;
         let privileged = config.security.privileged;
         let choice = prepare::DeviceChoice {
             all_of_hosts: privileged && input.privileged_devices == PrivilegedDevices::All,
@@ -334,7 +340,7 @@ impl Builder {
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
             host: &self.facts,
-            handler_recursive_read_only: input.recursive_read_only,
+            handler: input.handler,
             all_devices: privileged && input.privileged_devices != PrivilegedDevices::None,
             cgroup_writable: input.cgroup_writable,
             defaults: &self.defaults,
@@ -357,8 +363,12 @@ impl Builder {
         if volumes.is_empty() || !self.config.defaults.image_defined_volumes {
             return Ok(Vec::new());
         }
+        let own_user = input.pod_config.security.namespaces.own_user();
+        let root = own_user.map_or((Some(0), Some(0)), |own| (host_id(&own.uids, 0), host_id(&own.gids, 0)));
+        let root = (root.0.unwrap_or(0), root.1.unwrap_or(0));
         let directory = self.snapshots.volumes(&input.container);
-        defined_volumes::make(rootfs, &directory, volumes, &input.record.config.mounts).map_err(Cause::new)
+        defined_volumes::make(rootfs, root, &directory, volumes, &input.record.config.mounts)
+            .map_err(Cause::new)
     }
 
     /// A container whose default seccomp profile is the node's own file, where the node has one.
@@ -397,6 +407,7 @@ impl Builder {
         let networked = namespaces.network == NamespaceMode::Pod;
         let pid_of = |pid: Option<u32>| pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid")));
         NamespacePaths {
+            user: namespaces.own_user().map(|_| paths.user()),
             network: networked.then(|| self.config.netns(&input.pod)),
             ipc: (namespaces.ipc == NamespaceMode::Pod).then(|| paths.ipc()),
             uts: networked.then(|| paths.uts()),

@@ -63,12 +63,16 @@ pub struct ContainerDefaults {
 }
 
 /// An OCI runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OciHandler {
     /// Its executable.
     pub binary: PathBuf,
-    /// Whether it mounts recursively read-only, as its own `features` command says.
+    /// Whether it and the kernel mount recursively read-only, as its own `features` command says.
     pub recursive_read_only: bool,
+    /// Whether it and the kernel make id-mapped mounts, as above.
+    pub id_mapped_mounts: bool,
+    /// Whether it and the kernel run pods in user namespaces of their own, as above.
+    pub user_namespaces: bool,
     /// What of the host's devices a privileged container gets.
     pub privileged_devices: PrivilegedDevices,
     /// Whether an unprivileged container's /sys/fs/cgroup is writable.
@@ -149,6 +153,10 @@ impl PodPaths {
 
     pub(crate) fn dir(&self) -> &Path {
         &self.0
+    }
+
+    pub(crate) fn user(&self) -> PathBuf {
+        self.0.join("user")
     }
 
     pub(crate) fn ipc(&self) -> PathBuf {

@@ -50,9 +50,10 @@ impl model::Classify for VolumeError {
 }
 
 /// Makes the volumes that an image asks for and that no mount of the request's takes the place of, in `directory`.
-/// `rootfs` is mounted, and nobody is in it yet.
+/// `rootfs` is mounted, and nobody is in it yet; `root` is the container's root as the host numbers it.
 pub(crate) fn make(
     rootfs: &Path,
+    root: (u32, u32),
     directory: &Path,
     volumes: &[String],
     mounts: &[model::Mount],
@@ -72,7 +73,11 @@ pub(crate) fn make(
         let source = directory.join(n.to_string());
         match rooted::directory(rootfs, &container_path) {
             Ok(content) => copy::tree(&content, &source).map_err(host)?,
-            Err(e) if e.is_not_found() => make_directory(&source, 0o755).map_err(host)?,
+            Err(e) if e.is_not_found() => {
+                make_directory(&source, 0o755).map_err(host)?;
+                std::os::unix::fs::chown(&source, Some(root.0), Some(root.1))
+                    .map_err(|e| host(SysError::path("chown", &source, e)))?;
+            }
             Err(e) if e.source.kind() == io::ErrorKind::NotADirectory => {
                 return Err(refused("not a directory in it"));
             }
@@ -117,10 +122,11 @@ mod tests {
         fs::write(rootfs.join("data/sub/file"), "of the image").unwrap();
         symlink("/data", rootfs.join("link")).unwrap();
         fs::write(rootfs.join("file"), "").unwrap();
+        let own = fs::metadata(dir.path()).map(|of| (of.uid(), of.gid())).unwrap();
         let make = |volumes: &[&str], mounts: &[model::Mount]| {
             let volumes: Vec<String> = volumes.iter().map(|path| (*path).to_owned()).collect();
             let _ = fs::remove_dir_all(&at);
-            make(&rootfs, &at, &volumes, mounts).map_err(|e| model::chain(&e))
+            make(&rootfs, own, &at, &volumes, mounts).map_err(|e| model::chain(&e))
         };
         let made = make(&["/data/", "new//dir", "/link", "/mine"], &[bind("/mine/.", "/host")]).unwrap();
         let paths: Vec<&Path> = made.iter().map(|volume| volume.container_path.as_path()).collect();

@@ -29,6 +29,7 @@ pub mod stats;
 mod sweep;
 mod systemd;
 mod usage;
+mod user_namespace;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig, PrivilegedDevices};
 pub use defined_volumes::DefinedVolume;
