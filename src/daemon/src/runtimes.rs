@@ -209,8 +209,9 @@ mod tests {
     }
 
     fn config(runtimes: &[(&str, Option<PathBuf>)], default: Option<&str>) -> Config {
-        let runtimes =
-            runtimes.iter().map(|(name, path)| ((*name).to_owned(), Runtime { path: path.clone() }));
+        let runtimes = runtimes
+            .iter()
+            .map(|(name, path)| ((*name).to_owned(), Runtime { path: path.clone(), ..Runtime::default() }));
         Config {
             runtimes: runtimes.collect(),
             default_runtime: default.map(str::to_owned),

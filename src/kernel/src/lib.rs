@@ -9,6 +9,7 @@ pub mod beneath;
 pub mod caps;
 pub mod cgroup;
 pub mod clock;
+pub mod copy;
 pub mod disk;
 pub mod durable;
 pub mod enter;

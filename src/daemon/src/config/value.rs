@@ -287,6 +287,16 @@ choice! {
     }
 }
 
+choice! {
+    /// What becomes of the volumes that an image's configuration asks for.
+    enum ImageDefinedVolumes {
+        /// Each container gets directories of its own, filled from the image.
+        Copy = "copy",
+        /// They are directories like any other.
+        Ignore = "ignore",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

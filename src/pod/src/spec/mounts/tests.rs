@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use model::{ImageSpec, MountSource, NamespaceMode};
 
 use super::*;
+use crate::defined_volumes::DefinedVolume;
 use crate::spec::fixture::{Fixture, bind};
 
 fn lines(fixture: &Fixture) -> Result<Vec<String>, String> {
@@ -48,8 +49,7 @@ fn access_follows_privilege_and_the_root() {
     let mut fixture = Fixture::default();
     fixture.container.security.privileged = true;
     assert_eq!((access(&fixture, "/sys"), access(&fixture, "/sys/fs/cgroup")), ("rw".into(), "rw".into()));
-    let mut fixture = Fixture::default();
-    fixture.defaults.cgroup_writable = true;
+    let mut fixture = Fixture { cgroup_writable: true, ..Fixture::default() };
     assert_eq!((access(&fixture, "/sys"), access(&fixture, "/sys/fs/cgroup")), ("ro".into(), "rw".into()));
     fixture.container.security.readonly_rootfs = true;
     assert_eq!((access(&fixture, "/etc/hosts"), access(&fixture, "/dev/shm")), ("ro".into(), "rw".into()));
@@ -90,6 +90,21 @@ fn the_clients_mounts_take_the_place_of_ours() {
         fixture.mount(bind(at, "/host"));
         assert_eq!(destinations(&fixture), expect, "{at}");
     }
+}
+
+#[test]
+fn the_images_volumes_lie_among_ours() {
+    let mut fixture = Fixture::default();
+    for at in ["/data", "/etc/hosts", "/mine"] {
+        fixture.volumes.push(DefinedVolume { container_path: at.into(), source: "/volume".into() });
+    }
+    fixture.mount(bind("/mine", "/host"));
+    let lines = lines(&fixture).unwrap();
+    let at =
+        |path: &str| lines.iter().filter(|line| line.starts_with(&format!("{path} "))).collect::<Vec<_>>();
+    assert_eq!(at("/data"), ["/data /volume rbind,rprivate"]);
+    assert_eq!(at("/etc/hosts"), ["/etc/hosts /p/hosts rbind,rprivate,rw"]);
+    assert_eq!(at("/mine"), ["/mine /host rbind,rprivate,rw"]);
 }
 
 #[test]
@@ -148,6 +163,24 @@ fn a_mount_that_holds_the_services_own_directories_lets_unmounts_in() {
         fixture.defaults.own_directories = vec!["/var/lib/gantline".into(), "/run/gantline".into()];
         fixture.mount(bind("/host", source));
         assert!(lines(&fixture).unwrap().contains(&format!("/host {source} rbind,{expect},rw")), "{source}");
+    }
+}
+
+#[test]
+fn what_the_source_refuses_is_refused_in_the_container() {
+    let rows: [(&[&str], bool, &str); 3] = [
+        (&["nosuid", "noexec"], false, "rw,nosuid,noexec"),
+        (&["ro", "nodev"], false, "ro,nodev"),
+        (&["nosuid"], true, "ro,nosuid"),
+    ];
+    for (kept, readonly, expect) in rows {
+        let mut fixture = Fixture::default();
+        fixture.mount(model::Mount { readonly, ..bind("/data", "/host") });
+        fixture.mounts[0].kept = kept.to_vec();
+        assert!(
+            lines(&fixture).unwrap().contains(&format!("/data /host rbind,rprivate,{expect}")),
+            "{kept:?}"
+        );
     }
 }
 
