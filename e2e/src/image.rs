@@ -140,6 +140,7 @@ enum Entry {
     Directory,
     File(Vec<u8>),
     Symlink(String),
+    Hardlink(String),
 }
 
 impl Tree {
@@ -158,6 +159,12 @@ impl Tree {
     /// Adds a symbolic link.
     pub fn symlink(mut self, path: &str, target: &str) -> Self {
         self.0.push((path.into(), 0o777, Entry::Symlink(target.into())));
+        self
+    }
+
+    /// Adds another name of a file that is already there.
+    pub fn hardlink(mut self, path: &str, target: &str) -> Self {
+        self.0.push((path.into(), 0o755, Entry::Hardlink(target.into())));
         self
     }
 
@@ -182,6 +189,11 @@ impl Tree {
                 }
                 Entry::Symlink(target) => {
                     header.set_entry_type(tar::EntryType::Symlink);
+                    header.set_size(0);
+                    tar.append_link(&mut header, path, target)
+                }
+                Entry::Hardlink(target) => {
+                    header.set_entry_type(tar::EntryType::Link);
                     header.set_size(0);
                     tar.append_link(&mut header, path, target)
                 }
@@ -213,13 +225,14 @@ pub fn busybox() -> &'static Image {
 pub fn busybox_builder() -> Builder {
     let program = installed("busybox");
     let mut libraries = Tree::default().dir("lib", 0o755).dir("lib64", 0o755);
-    for (inside, host) in libraries_of(&program) {
+    for (inside, host) in libraries_of(&program, None) {
         libraries = libraries.file(&inside, 0o755, &std::fs::read(&host).expect("read a library"));
     }
     let content = std::fs::read(&program).expect("read busybox");
     let mut programs = Tree::default().dir("bin", 0o755).file("bin/busybox", 0o755, &content);
+    // Names of one file, as in the image that all know: what is mounted over one of them hides no other.
     for applet in run(command(&program).arg("--list")).ok().lines().filter(|name| *name != "busybox") {
-        programs = programs.symlink(&format!("bin/{applet}"), "busybox");
+        programs = programs.hardlink(&format!("bin/{applet}"), "bin/busybox");
     }
     let accounts = Tree::default()
         .dir("etc", 0o755)
@@ -239,9 +252,13 @@ pub fn busybox_builder() -> Builder {
     Builder::default().config(config).layer(libraries).layer(programs).layer(accounts)
 }
 
-/// The shared libraries of a program by `ldd`: path in the image, file on this machine.
-fn libraries_of(program: &Path) -> Vec<(String, PathBuf)> {
-    let listing = run(command(installed("ldd")).arg(program)).ok();
+/// The shared libraries of a program by `ldd`, those in the directory `before` the machine's own: path in the image,
+/// file on this machine.
+pub(crate) fn libraries_of(program: &Path, before: Option<&Path>) -> Vec<(String, PathBuf)> {
+    let mut ldd = command(installed("ldd"));
+    ldd.arg(program).envs(before.map(|dir| ("LD_LIBRARY_PATH", dir)));
+    let listing = run(&mut ldd).ok();
+    assert!(!listing.contains("not found"), "{} lacks libraries:\n{listing}", program.display());
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
     let libraries: Vec<PathBuf> = listing.lines().filter_map(path).collect();
     assert!(

@@ -18,6 +18,7 @@
 pub mod bench;
 pub mod command;
 pub mod config;
+pub mod conformance;
 pub mod cri;
 pub mod faulty;
 pub mod host;

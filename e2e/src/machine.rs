@@ -263,6 +263,10 @@ fn kill_all(number: u8, spared: &[u32]) {
 }
 
 fn remove_groups(number: u8, holder: u32) {
+    // A slice whose directory is removed behind systemd's back comes back; it is there for units of ours alone.
+    if systemd_driver() && !leftovers::cgroups(number, holder, true).is_empty() {
+        let _ = command("systemctl").args(["stop", &cgroup_of(number)]).status();
+    }
     for group in leftovers::cgroups(number, holder, true) {
         for _ in 0..100 {
             if !group.exists() || fs::remove_dir(&group).is_ok() {

@@ -7,15 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Random(u64);
 
 impl Random {
-    /// From `$E2E_SEED`, else from the clock; the seed is printed, and shown when the test fails.
-    #[allow(clippy::print_stdout)]
+    /// From [`seed`].
     pub fn seeded() -> Self {
-        let given = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok());
-        let clock =
-            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
-        let seed = given.unwrap_or_else(clock);
-        println!("E2E_SEED={seed}");
-        Self(seed | 1)
+        Self(seed() | 1)
     }
 
     /// A number below `bound`.
@@ -25,4 +19,14 @@ impl Random {
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
     }
+}
+
+/// `$E2E_SEED`, else one from the clock; it is printed, and shown when the test fails.
+#[allow(clippy::print_stdout)]
+pub fn seed() -> u64 {
+    let given = std::env::var("E2E_SEED").ok().and_then(|text| text.parse().ok());
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+    let seed = given.unwrap_or_else(clock);
+    println!("E2E_SEED={seed}");
+    seed
 }

@@ -160,6 +160,19 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
 }
 
 #[test]
+fn the_last_pod_below_a_group_takes_it_along() {
+    let node = Node::start();
+    let first = pod(&node, "first");
+    first.container("first").idle().start();
+    let second = pod(&node, "second");
+    let running = second.container("second").idle().start();
+    first.remove();
+    assert!(running.is_running(), "nothing of another pod's ends with the first");
+    second.remove();
+    node.leaves_nothing();
+}
+
+#[test]
 fn usage_is_counted_for_containers_and_their_pod() {
     if !unified() {
         return;

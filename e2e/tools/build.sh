@@ -2,7 +2,7 @@
 # Builds the Go programs that the end-to-end tests drive or compare with, each from a module pinned beside this
 # script, into <cargo target dir>/tools. What is up to date is skipped.
 #
-#   e2e/tools/build.sh crictl runc containerd cni-plugins
+#   e2e/tools/build.sh crictl critest runc containerd cni-plugins
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -41,16 +41,22 @@ need_go() {
 }
 
 # build MODULE PROGRAM PACKAGE [go build flags…]: one program, unless its module has not changed since it was built.
-build() {
-    module=$1 program=$2 package=$3
-    shift 3
+build() { compile build "$@"; }
+
+# build_test MODULE PROGRAM PACKAGE [flags…]: as build, for a program that is a package's tests.
+build_test() { compile 'test -c' "$@"; }
+
+compile() {
+    verb=$1 module=$2 program=$3 package=$4
+    shift 4
     stamp=$(cat "$here/$module/go.mod" "$here/$module/go.sum" "$here/build.sh" | sha256sum | cut -c1-64)
     if [ -x "$out/$program" ] && [ "$(cat "$out/$program.stamp" 2>/dev/null)" = "$stamp" ]; then
         return
     fi
     need_go "$module"
     echo "tools: building $program"
-    (cd "$here/$module" && GOFLAGS="-mod=readonly -buildvcs=false" go build -trimpath -o "$out/$program.new" "$@" "$package")
+    # shellcheck disable=SC2086
+    (cd "$here/$module" && GOFLAGS="-mod=readonly -buildvcs=false" go $verb -trimpath -o "$out/$program.new" "$@" "$package")
     mv "$out/$program.new" "$out/$program"
     echo "$stamp" >"$out/$program.stamp"
 }
@@ -60,6 +66,12 @@ for tool in "$@"; do
     crictl)
         CGO_ENABLED=0 build cri-tools crictl sigs.k8s.io/cri-tools/cmd/crictl \
             -ldflags '-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0'
+        ;;
+    critest)
+        CGO_ENABLED=0 build_test cri-tools critest sigs.k8s.io/cri-tools/cmd/critest \
+            -ldflags '-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0'
+        # What critest runs in parallel under.
+        CGO_ENABLED=0 build cri-tools ginkgo github.com/onsi/ginkgo/v2/ginkgo -ldflags '-s -w'
         ;;
     runc)
         CGO_ENABLED=1 build runc runc github.com/opencontainers/runc \
@@ -80,7 +92,7 @@ for tool in "$@"; do
         done
         ;;
     *)
-        echo "tools: there is no tool '$tool'; there are: crictl runc containerd cni-plugins" >&2
+        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins" >&2
         exit 2
         ;;
     esac

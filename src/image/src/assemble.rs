@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kernel::SysError;
+use kernel::clock::now;
 use model::{Classify, Digest, ErrorKind, ImageId};
 use store::StoreError;
 use tokio::task::JoinSet;
 
 use crate::image::ImageConfigData;
-use crate::images::{Shared, lock, now};
+use crate::images::{Shared, lock};
 use crate::jobs::{LayerError, Waiting, Wanted};
 use crate::progress::{LayerStage, Progress, ProgressSink};
 use crate::records::{IMAGES, ImageRecord, LAYERS};

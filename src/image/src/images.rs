@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use kernel::SysError;
+use kernel::clock::now;
 use model::{Classify, Digest, ErrorKind, ImageId, UnixNanos};
 use store::{Store, StoreError};
 
@@ -39,12 +39,6 @@ pub(crate) struct Shared {
 /// Locks; what a panicking thread left behind is as whole as our changes are small.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Now, as CRI writes times.
-pub(crate) fn now() -> UnixNanos {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// What stopped the image room from opening.

@@ -11,25 +11,27 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::SysError;
 use crate::mount::{self, MountInfo};
 
+mod kill;
 mod limits;
+mod oom;
+mod seats;
 mod stats;
 
-pub use limits::{Limits, weight_of_shares};
+pub use limits::{Limits, Write, is_weight_of_shares, put_back, weight_of_shares};
+pub use oom::set as set_oom_score_adj;
+pub use seats::Seats;
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
-/// How long [`Group::remove`] waits for the kernel to let go of processes that have just died.
+/// How long [`Group::remove`] and [`Group::is_empty`] wait for the kernel to let go of processes that have just died.
 const REMOVE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long [`Group::remove_if_empty`] waits before it believes that somebody lives there.
 const LEAVE_WAIT_MAX: Duration = Duration::from_millis(100);
-/// How long a v1 freezer may take before the killing begins without it.
-const FREEZE_WAIT_MAX: Duration = Duration::from_millis(100);
-/// How often [`Group::kill`] looks again for processes that a dying one has left.
-const KILL_ROUNDS_MAX: usize = 100;
+/// How often [`Group::create`] begins again when a group above goes away meanwhile.
+const CREATE_TRIES_MAX: usize = 20;
 /// The v1 hierarchy that systemd keeps its units in; it has no controller.
 const NAMED_PREFIX: &str = "name=";
 
@@ -172,6 +174,11 @@ fn available(directory: &Path) -> Vec<String> {
 // === impl Group ===
 
 impl Group {
+    /// Whether it is of the unified hierarchy.
+    pub fn is_v2(&self) -> bool {
+        self.hierarchy.is_v2()
+    }
+
     /// The path below the roots, with a leading slash, as /proc/self/cgroup has it.
     pub fn path(&self) -> PathBuf {
         Path::new("/").join(&self.path)
@@ -198,9 +205,22 @@ impl Group {
     /// (it holds processes) is left out, as the group can live without. Under v1 a new cpuset gets its parent's CPUs
     /// and memory nodes, without which no process may enter it.
     ///
+    /// A group above that somebody removes meanwhile is made again.
+    ///
     /// # Errors
     /// The directory that could not be made; those that were made stay.
     pub fn create(&self) -> Result<(), SysError> {
+        let mut tries = CREATE_TRIES_MAX;
+        loop {
+            tries -= 1;
+            match self.create_once() {
+                Err(e) if e.is_not_found() && tries > 0 => {}
+                created => return created,
+            }
+        }
+    }
+
+    fn create_once(&self) -> Result<(), SysError> {
         match &self.hierarchy {
             Hierarchy::V2 { root } => {
                 let mut directory = root.clone();
@@ -241,6 +261,25 @@ impl Group {
             }
         }
         missing
+    }
+
+    /// Whether nothing is below the group and nobody lives in it, in any hierarchy. Those that are on their way out have
+    /// a moment.
+    ///
+    /// # Errors
+    /// The group could not be read.
+    pub fn is_empty(&self) -> Result<bool, SysError> {
+        let start = Instant::now();
+        loop {
+            let mut empty = true;
+            for directory in self.existing() {
+                empty &= pids_in(&directory)?.is_empty() && children(&directory)?.is_empty();
+            }
+            if empty || start.elapsed() > REMOVE_WAIT_MAX {
+                return Ok(empty);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Removes the group, everywhere, unless somebody lives in it or below it: then it stays, and that is success, as
@@ -300,41 +339,6 @@ impl Group {
         Ok(pids)
     }
 
-    /// Kills every process of the group and of those below it, also those that fork meanwhile. Does not wait for them
-    /// to be gone: see [`Group::pids`]. An absent group is success.
-    ///
-    /// # Errors
-    /// The group could not be read, or processes of it live on after a hundred rounds of killing.
-    pub fn kill(&self) -> Result<(), SysError> {
-        if let Hierarchy::V2 { root } = &self.hierarchy {
-            let file = root.join(&self.path).join("cgroup.kill");
-            match write(&file, "1") {
-                Ok(()) => return Ok(()),
-                // Before 5.14, or no such group.
-                Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let freezer = self.directory("freezer").filter(|_| !self.hierarchy.is_v2());
-        for round in 0..KILL_ROUNDS_MAX {
-            let frozen = freezer.as_deref().is_some_and(|directory| round == 0 && freeze(directory));
-            let pids = self.pids()?;
-            for pid in &pids {
-                kill(*pid)?;
-            }
-            if let Some(directory) = freezer.as_deref().filter(|_| round == 0) {
-                // Thawed in any case: a frozen process dies only then.
-                let _ = write(&directory.join("freezer.state"), "THAWED");
-            }
-            if frozen || pids.is_empty() {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        let why = io::Error::other(format!("processes live after {KILL_ROUNDS_MAX} rounds of SIGKILL"));
-        Err(SysError::path("kill cgroup", self.path(), why))
-    }
-
     /// Writes the limits that are set, in an order in which no value contradicts another meanwhile. When one cannot be
     /// written, those already written are put back.
     ///
@@ -342,6 +346,40 @@ impl Group {
     /// The first file that refused its value.
     pub fn apply(&self, limits: &Limits) -> Result<(), SysError> {
         limits::apply(self, limits)
+    }
+
+    /// The writes that put back what [`Group::apply`] of these limits would change, for [`put_back`].
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a limit that this hierarchy has no file for.
+    pub fn undo_of(&self, limits: &Limits) -> Result<Vec<Write>, SysError> {
+        limits::undo(self, limits)
+    }
+
+    /// The limit in force on one size of huge page (`2MB`), bytes.
+    pub fn hugepage_limit(&self, size: &str) -> Option<u64> {
+        limits::hugepage_limit(self, size)
+    }
+
+    /// Memory in use that no reclaim of page cache gives back, bytes: v2 kills for a limit below this, v1 refuses it.
+    pub fn unreclaimable(&self) -> Option<u64> {
+        limits::unreclaimable(self)
+    }
+
+    /// oom_score_adj of every process of the group and of those below it (proc_pid_oom_score_adj(5)).
+    ///
+    /// # Errors
+    /// The list of processes, or a value that could not be read.
+    pub fn oom_score_adjs(&self) -> Result<BTreeMap<u32, i32>, SysError> {
+        oom::read(&self.pids()?)
+    }
+
+    /// Gives every process of the group and of those below it this oom_score_adj, also those that fork meanwhile.
+    ///
+    /// # Errors
+    /// The first that refused it: lowering takes CAP_SYS_RESOURCE. Others may have it by then.
+    pub fn set_oom_score_adj(&self, adj: i32) -> Result<(), SysError> {
+        oom::set_all(|| self.pids(), adj)
     }
 
     /// The limits in force; `None` for what is not limited or not there.
@@ -437,37 +475,14 @@ fn collect_pids(directory: &Path, pids: &mut BTreeSet<u32>) -> Result<(), SysErr
     children(directory)?.iter().try_for_each(|child| collect_pids(child, pids))
 }
 
-fn kill(pid: u32) -> Result<(), SysError> {
-    // 0 stands for a process of another PID namespace, which no number of ours reaches.
-    let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    match kill_process(target, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => Ok(()),
-        Err(e) => Err(SysError::pid("kill", pid, e)),
-    }
-}
-
-/// Freezes a v1 group; whether it is frozen in time.
-fn freeze(directory: &Path) -> bool {
-    let file = directory.join("freezer.state");
-    let deadline = Instant::now() + FREEZE_WAIT_MAX;
-    while write(&file, "FROZEN").is_ok() {
-        if fs::read_to_string(&file).is_ok_and(|state| state.trim() == "FROZEN") {
-            return true;
-        }
-        if Instant::now() > deadline {
-            break;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    false
-}
-
 fn read_text(file: &Path) -> Result<String, SysError> {
     fs::read_to_string(file).map_err(|e| SysError::path("read", file, e))
 }
 
 /// One write(2) with the whole value, as cgroup files want it. Never creates a file.
 fn write(file: &Path, value: &str) -> Result<(), SysError> {
+    // Writing nothing is no write at all, and an empty list has to be written as well.
+    let value = if value.is_empty() { "\n" } else { value };
     let opened = OpenOptions::new().write(true).truncate(true).open(file);
     opened.and_then(|mut file| file.write_all(value.as_bytes())).map_err(|e| SysError::path("write", file, e))
 }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -38,6 +38,24 @@ pub fn read(root: &Path, path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>
         return Err(refused("longer than it may be"));
     }
     Ok(Some(bytes))
+}
+
+/// Where in the file system the directory `path` of `root` is: every symbolic link resolved, none out of the root.
+///
+/// What is found stays what it is only while nobody changes the tree: ask it of trees that nobody writes to.
+///
+/// # Errors
+/// The system call that failed: `NotFound`, or `NotADirectory` where it is something else.
+pub fn directory(root: &Path, path: &Path) -> Result<PathBuf, SysError> {
+    let at = || root.join(path.strip_prefix("/").unwrap_or(path));
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let found = open_path(root, path).map_err(|e| SysError::path("openat2", at(), e))?;
+    let stat = rustix::fs::fstat(&found).map_err(|e| SysError::path("fstat", at(), e))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(SysError::path("openat2", at(), Errno::NOTDIR));
+    }
+    std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
+        .map_err(|e| SysError::path("readlink", at(), e))
 }
 
 fn open_path(root: &Path, path: &Path) -> Result<OwnedFd, Errno> {
@@ -79,5 +97,30 @@ mod tests {
             assert!(check(path).is_err(), "{path}");
         }
         assert!(read(&root, Path::new("/etc/real"), 5).is_err(), "too long");
+    }
+
+    #[test]
+    fn directories_are_found_where_their_links_lead() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap().join("root");
+        std::fs::create_dir_all(root.join("data/models")).unwrap();
+        std::fs::create_dir(dir.path().join("outside")).unwrap();
+        std::fs::write(root.join("file"), "").unwrap();
+        symlink("/data", root.join("absolute")).unwrap();
+        symlink("../../outside", root.join("escape")).unwrap();
+        let check = |path: &str| directory(&root, Path::new(path)).map_err(|e| e.source.kind());
+        for (path, expect) in [
+            ("", Ok(root.clone())),
+            ("/", Ok(root.clone())),
+            ("data/models", Ok(root.join("data/models"))),
+            ("absolute/models", Ok(root.join("data/models"))),
+            ("../../data", Ok(root.join("data"))),
+            ("absent", Err(io::ErrorKind::NotFound)),
+            ("escape", Err(io::ErrorKind::NotFound)),
+            ("file", Err(io::ErrorKind::NotADirectory)),
+            ("file/below", Err(io::ErrorKind::NotADirectory)),
+        ] {
+            assert_eq!(check(path), expect, "{path:?}");
+        }
     }
 }

@@ -4,14 +4,14 @@
 //! [`undo`] succeeds however far `make` came. A bundle holds nothing that runs; see [`crate::driver`] for
 //! the start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Image, Images, Snapshots};
-use kernel::cgroup::Hierarchy;
+use image::{Image, Images, Mapped, Snapshots};
+use kernel::cgroup::Group;
 use kernel::{SysError, durable};
 use model::{
     Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, MandatoryProfile, NamespaceMode, PodConfig,
@@ -22,10 +22,12 @@ use telemetry::Stages;
 
 use crate::config::{PodPaths, PodsConfig};
 use crate::error::{Cause, PodError};
+use crate::image_volumes::{self, ImageVolumes};
 use crate::records::ContainerRecord;
 use crate::sandbox;
 use crate::spec::{
-    self, Defaults, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path, prepare,
+    self, Defaults, HandlerCan, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path,
+    prepare,
 };
 use crate::state::User;
 
@@ -38,6 +40,7 @@ pub(crate) struct Builder {
     stages: Stages,
     facts: Arc<HostFacts>,
     defaults: Arc<Defaults>,
+    volumes: Arc<ImageVolumes>,
 }
 
 /// What one container is made from.
@@ -46,8 +49,8 @@ pub(crate) struct Input {
     pub(crate) pod_config: Arc<PodConfig>,
     /// The parent of its containers' cgroups, as the driver writes it.
     pub(crate) cgroup_parent: String,
-    /// Whether its OCI runtime mounts recursively read-only.
-    pub(crate) recursive_read_only: bool,
+    /// What its OCI runtime can do.
+    pub(crate) handler: HandlerCan,
     /// The first process of the pod's shared PID namespace.
     pub(crate) pod_init: Option<u32>,
     /// The first process of the container whose PID namespace is shared.
@@ -55,6 +58,8 @@ pub(crate) struct Input {
     pub(crate) container: ContainerId,
     pub(crate) record: ContainerRecord,
     pub(crate) image: Arc<Image>,
+    /// The images that it mounts.
+    pub(crate) image_volumes: image_volumes::Wanted,
 }
 
 /// What came of it.
@@ -74,16 +79,17 @@ pub(crate) struct NotMade {
 }
 
 impl Builder {
-    /// Looks at the node once, for all bundles.
+    /// What makes every bundle of this node.
     pub(crate) fn new(
         config: Arc<PodsConfig>,
         images: Images,
         snapshots: Arc<dyn Snapshots>,
         stages: Stages,
-    ) -> Result<Self, PodError> {
-        let facts = crate::host::facts().map_err(|e| PodError::Store(Cause::host(e)))?;
-        let defaults = config.spec_defaults();
-        Ok(Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults: Arc::new(defaults) })
+        facts: HostFacts,
+    ) -> Self {
+        let defaults = Arc::new(config.spec_defaults());
+        let volumes = Arc::new(ImageVolumes::new(Arc::clone(&snapshots), Arc::clone(&config)));
+        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes }
     }
 
     /// The image that a container asks for, which must be on this node.
@@ -97,6 +103,16 @@ impl Builder {
             }
             Err(error) => Err(PodError::Store(Cause::new(error))),
         }
+    }
+
+    /// The images that a container mounts, which must be on this node.
+    pub(crate) fn find_volumes(&self, config: &ContainerConfig) -> Result<image_volumes::Wanted, PodError> {
+        image_volumes::find(&self.images, config)
+    }
+
+    /// The image volumes of this node's pods.
+    pub(crate) fn volumes(&self) -> &Arc<ImageVolumes> {
+        &self.volumes
     }
 
     /// What the node has and may.
@@ -170,11 +186,21 @@ pub(crate) async fn undo(builder: &Builder, container: &ContainerId) -> Result<(
     .await
 }
 
+/// Unmounts the image volumes of a pod whose containers have all ended. None is success.
+pub(crate) async fn undo_volumes(builder: &Builder, pod: &PodId) -> Result<(), PodError> {
+    let (volumes, pod) = (Arc::clone(&builder.volumes), pod.clone());
+    blocking(move || {
+        let step = |source| PodError::PodStep { step: "unmount the image volumes", pod: pod.clone(), source };
+        volumes.remove(&pod).map_err(step)
+    })
+    .await
+}
+
 /// What a container has beside its bundle once it was started.
 #[derive(Clone, Debug)]
 pub(crate) struct Traces {
     pub(crate) container: ContainerId,
-    pub(crate) cgroup: String,
+    pub(crate) cgroup: Group,
     /// What the OCI runtime keeps of it.
     pub(crate) runtime_state: PathBuf,
 }
@@ -209,8 +235,7 @@ pub(crate) async fn clear(builder: &Builder, shim: Option<&Shim>, traces: &Trace
 impl Traces {
     /// Does what the OCI runtime's `delete --force` would, when no shim is there to run it.
     fn remove(&self) -> Result<(), Cause> {
-        let group = Hierarchy::detect().map_err(Cause::host)?.group(&self.cgroup);
-        group.kill().and_then(|()| group.remove()).map_err(Cause::host)?;
+        self.cgroup.kill().and_then(|()| self.cgroup.remove()).map_err(Cause::host)?;
         match fs::remove_dir_all(&self.runtime_state) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Cause::host(SysError::path("remove", &self.runtime_state, error)))
@@ -250,11 +275,16 @@ impl Builder {
         };
         let bundle = self.config.bundle(container);
         let rootfs = bundle.join("rootfs");
+        let pin = PodPaths::new(&self.config, &input.pod).user();
+        let own_user = input.pod_config.security.namespaces.own_user();
+        let user = own_user.map(|ids| Mapped { namespace: &pin, ids });
+        let image_volumes =
+            self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
         let timed = self.stages.time("snapshot");
         self.snapshots
-            .prepare(container, &input.image, &rootfs)
+            .prepare(container, &input.image, &rootfs, user)
             .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
         drop(timed);
         let _timed = self.stages.time("spec");
@@ -262,7 +292,8 @@ impl Builder {
         let config = &self.with_node_profile(&input.record.config);
         let user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
-        let mounts = prepare::mounts(config, &BTreeMap::new()).map_err(refused)?;
+        let mounts = prepare::mounts(config, &image_volumes).map_err(refused)?;
+        prepare::check_id_maps(config, &mounts).map_err(refused)?;
         let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
         let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
         let seccomp = spec::read_localhost(profile).map_err(refused)?;
@@ -292,7 +323,7 @@ impl Builder {
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
             host: &self.facts,
-            handler_recursive_read_only: input.recursive_read_only,
+            handler: input.handler,
             defaults: &self.defaults,
         })
         .map_err(refused)?;
@@ -343,6 +374,7 @@ impl Builder {
         let networked = namespaces.network == NamespaceMode::Pod;
         let pid_of = |pid: Option<u32>| pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid")));
         NamespacePaths {
+            user: namespaces.own_user().map(|_| paths.user()),
             network: networked.then(|| self.config.netns(&input.pod)),
             ipc: (namespaces.ipc == NamespaceMode::Pod).then(|| paths.ipc()),
             uts: networked.then(|| paths.uts()),

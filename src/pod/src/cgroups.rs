@@ -59,11 +59,6 @@ pub(crate) fn bounding(hierarchy: &Hierarchy, cgroup: &str) -> Group {
     if delegated { below } else { hierarchy.group(cgroup) }
 }
 
-/// The directory whose files tell of a container's memory, for its shim.
-pub(crate) fn memory_dir(cgroup: &str) -> Option<PathBuf> {
-    Hierarchy::detect().ok()?.group(cgroup).directory("memory")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

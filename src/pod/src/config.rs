@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use model::{ContainerId, PodId};
+use model::{ContainerId, ImageId, PodId};
 
 use crate::error::PodError;
 pub use crate::spec::cgroups_path::CgroupDriver;
@@ -50,12 +50,16 @@ pub struct ContainerDefaults {
 }
 
 /// An OCI runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OciHandler {
     /// Its executable.
     pub binary: PathBuf,
-    /// Whether it mounts recursively read-only, as its own `features` command says.
+    /// Whether it and the kernel mount recursively read-only, as its own `features` command says.
     pub recursive_read_only: bool,
+    /// Whether it and the kernel make id-mapped mounts, as above.
+    pub id_mapped_mounts: bool,
+    /// Whether it and the kernel run pods in user namespaces of their own, as above.
+    pub user_namespaces: bool,
 }
 
 impl PodsConfig {
@@ -122,6 +126,10 @@ impl PodPaths {
         &self.0
     }
 
+    pub(crate) fn user(&self) -> PathBuf {
+        self.0.join("user")
+    }
+
     pub(crate) fn ipc(&self) -> PathBuf {
         self.0.join("ipc")
     }
@@ -132,6 +140,11 @@ impl PodPaths {
 
     pub(crate) fn shm(&self) -> PathBuf {
         self.0.join("shm")
+    }
+
+    /// Where an image is mounted for the pod's containers.
+    pub(crate) fn image_volume(&self, image: &ImageId) -> PathBuf {
+        self.0.join("images").join(image.0.hex())
     }
 
     pub(crate) fn resolv_conf(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernel::cgroup::Hierarchy;
+use kernel::cgroup::Group;
 use model::{ContainerId, ErrorKind, Signal};
 use shim_client::Shim;
 use tokio::sync::watch;
@@ -22,7 +22,7 @@ const KILL_AGAIN: Duration = Duration::from_millis(500);
 /// What it takes to end one container.
 pub(crate) struct Ending {
     pub(crate) container: ContainerId,
-    pub(crate) cgroup: String,
+    pub(crate) cgroup: Group,
     pub(crate) signal: Signal,
     pub(crate) shim: Option<Shim>,
     /// Where the driver publishes the exit once it is durable.
@@ -103,7 +103,7 @@ impl Ending {
                 }
             }
         }
-        kill_cgroup(&self.container, &self.cgroup).await
+        kill_cgroup(&self.container, self.cgroup.clone()).await
     }
 
     /// Resolves when the driver has published that the container no longer runs.
@@ -120,9 +120,8 @@ impl Ending {
 }
 
 /// Kills whatever is in a container's cgroup, without its shim. An absent cgroup is success.
-pub(crate) async fn kill_cgroup(container: &ContainerId, cgroup: &str) -> Result<(), PodError> {
-    let cgroup = cgroup.to_owned();
-    let killed = tokio::task::spawn_blocking(move || Hierarchy::detect()?.group(&cgroup).kill()).await;
+pub(crate) async fn kill_cgroup(container: &ContainerId, cgroup: Group) -> Result<(), PodError> {
+    let killed = tokio::task::spawn_blocking(move || cgroup.kill()).await;
     match killed {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(PodError::ContainerStep {

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use model::{Classify, ContainerId, ErrorKind, PodId, PodIdentity};
+use model::{Classify, ContainerId, CriToken, ErrorKind, PodId, PodIdentity};
 
 /// An error of another room's, with its kind.
 #[derive(Clone)]
@@ -132,9 +132,16 @@ pub enum PodError {
     /// The image is not on this node.
     #[error("image {0:?} is not on this node: pull it first")]
     ImageNotFound(String),
-    /// A part of Gantline that is not built yet.
-    #[error("{0} is not built yet")]
-    NotBuilt(&'static str),
+    /// An image volume that cannot be mounted.
+    #[error("config.mounts[{mount}].{part}: {why}")]
+    ImageVolume {
+        /// The mount's place in the request.
+        mount: usize,
+        /// Its field that is at fault.
+        part: &'static str,
+        /// What is wrong.
+        why: String,
+    },
     /// A step failed on a pod.
     #[error("{step} of pod sandbox {pod}")]
     PodStep {
@@ -218,7 +225,7 @@ impl Classify for PodError {
             Self::Ambiguous { .. } | Self::Invalid { .. } | Self::UnknownHandler { .. } => ErrorKind::Invalid,
             Self::PodExists { .. } | Self::ContainerExists { .. } => ErrorKind::Exists,
             Self::PodState { .. } | Self::ContainerState { .. } => ErrorKind::WrongState,
-            Self::NotBuilt(_) => ErrorKind::Unsupported,
+            Self::ImageVolume { .. } => ErrorKind::Token(CriToken::ImageVolumeMountFailed),
             Self::PodStep { source, .. } | Self::ContainerStep { source, .. } | Self::Store(source) => {
                 source.kind
             }

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod exec;
 mod host;
+mod image_volumes;
 mod index;
 mod info;
 mod pods;
@@ -25,8 +26,8 @@ mod state;
 pub mod stats;
 mod sweep;
 mod systemd;
-mod time;
 mod usage;
+mod user_namespace;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
 pub use error::PodError;

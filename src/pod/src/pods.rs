@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{Images, Snapshots};
-use kernel::cgroup::Hierarchy;
+use kernel::clock::now;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
 use network::PodNetwork;
 use shim_client::{Shim, Shims};
@@ -23,13 +23,14 @@ use crate::config::PodsConfig;
 use crate::driver::{Driver, Handle, Host, Outcome, Request};
 use crate::error::{Cause, PodError};
 use crate::events::{Events, Subscription};
+use crate::host;
 use crate::index::Index;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::stats::Sampler;
 use crate::sweep;
-use crate::time::now;
+use crate::user_namespace;
 
 /// A driver that breaks off again and again must not keep the node busy.
 const REVIVE_AFTER: Duration = Duration::from_secs(1);
@@ -59,7 +60,7 @@ impl Pods {
     /// Opens the store and begins to recover the pods in it. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// When the store cannot be opened or read.
+    /// When the store cannot be opened or read, or the node has no cgroups.
     pub fn open(config: PodsConfig, rooms: Rooms) -> Result<Self, PodError> {
         let config = Arc::new(config);
         let records = Records::open(&config.root)?;
@@ -67,21 +68,26 @@ impl Pods {
         for record in &found.unreadable {
             error!(error = %record, "a record that cannot be read is left where it is");
         }
+        let (hierarchy, facts) = host::facts().map_err(|e| PodError::Store(Cause::host(e)))?;
         let bundles = bundle::Builder::new(
             Arc::clone(&config),
             rooms.images,
             rooms.snapshots,
             rooms.metrics.stages.clone(),
-        )?;
+            facts,
+        );
         let sandboxes = sandbox::Builder {
             config,
+            hierarchy: Arc::clone(&hierarchy),
             network: rooms.network,
             shims: rooms.shims,
             stages: rooms.metrics.stages.clone(),
+            slices: sandbox::cgroup::Slices::default(),
         };
         let host = Arc::new(Host {
             sandboxes,
             bundles,
+            hierarchy,
             records,
             events: Events::default(),
             index: Index::default(),
@@ -128,12 +134,8 @@ impl Pods {
     /// What stopped it; nothing is left on the host then, or the pod is listed as not ready.
     pub async fn run_pod(&self, config: PodConfig) -> Result<PodId, PodError> {
         let config = Arc::new(config);
-        let (handler, _) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
-        if config.security.namespaces.user.is_some() {
-            return Err(PodError::NotBuilt(
-                "config.linux.security_context.namespace_options.userns_options: a user namespace of the pod's own",
-            ));
-        }
+        let (handler, oci) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
+        user_namespace::check(&config, &handler, oci)?;
         loop {
             let id = kernel::random::id_bytes()
                 .map(PodId::from_bytes)
@@ -162,14 +164,13 @@ impl Pods {
         let cgroup_parent = cgroups::parent(id, config, node);
         let cgroup = cgroups::pod_cgroup(&cgroup_parent, node.cgroup_driver)
             .map_err(|e| PodError::Invalid { field: "config.linux.cgroup_parent", why: model::chain(&e) })?;
-        let hierarchy = Hierarchy::detect().map_err(|e| PodError::Store(Cause::host(e)))?;
         Ok(PodRecord {
             config: Arc::clone(config),
             phase: PodPhase::Creating,
             created_at: now(),
             handler: handler.to_owned(),
             network: None,
-            cgroups_made: hierarchy.group(&cgroup).missing(),
+            cgroups_made: sandbox::cgroup::answers_for(&self.host.index, &self.host.hierarchy.group(&cgroup)),
             cgroup_parent,
             cgroup,
         })

@@ -32,7 +32,7 @@ pub(crate) struct PodRecord {
     pub(crate) cgroup_parent: String,
     /// The same, below a hierarchy's root.
     pub(crate) cgroup: String,
-    /// Cgroup directories that did not exist before this pod: removed with it, where they are empty.
+    /// The cgroups that were made for it or for pods beside it, outermost first: removed with the last of them.
     pub(crate) cgroups_made: Vec<String>,
 }
 

@@ -5,11 +5,13 @@
 //! is the journal of them all: it is durable before the first one touches the host. Each undo succeeds
 //! when there is nothing to undo, whether its step ran wholly, partly or not at all.
 
+pub(crate) mod cgroup;
 mod files;
 mod namespaces;
 
 use std::sync::Arc;
 
+use kernel::cgroup::Hierarchy;
 use model::{NamespaceMode, PodConfig, PodId};
 use network::{Attach, Attached, PodNetwork};
 use shim_client::{Shim, ShimError, ShimSpec, Shims};
@@ -17,6 +19,7 @@ use telemetry::Stages;
 
 use crate::config::{PodPaths, PodsConfig};
 use crate::error::{Cause, PodError};
+use crate::index::Index;
 
 pub(crate) use files::{hostname, remove_directory};
 
@@ -24,9 +27,12 @@ pub(crate) use files::{hostname, remove_directory};
 #[derive(Clone)]
 pub(crate) struct Builder {
     pub(crate) config: Arc<PodsConfig>,
+    /// The cgroups that are mounted.
+    pub(crate) hierarchy: Arc<Hierarchy>,
     pub(crate) network: Arc<dyn PodNetwork>,
     pub(crate) shims: Arc<dyn Shims>,
     pub(crate) stages: Stages,
+    pub(crate) slices: cgroup::Slices,
 }
 
 /// One thing that a sandbox has on the host.
@@ -36,7 +42,7 @@ pub(crate) enum Step {
     Directory,
     /// The cgroup that its containers' cgroups lie in.
     Cgroup,
-    /// Network, IPC and UTS namespaces, as asked, pinned; hostname and sysctls in them.
+    /// User, network, IPC and UTS namespaces, as asked, pinned; hostname and sysctls in them.
     Namespaces,
     /// resolv.conf, hostname, hosts.
     Files,
@@ -113,6 +119,8 @@ enum Product {
 /// One pod's sandbox, to be made or undone.
 pub(crate) struct Site<'a> {
     pub(crate) builder: &'a Builder,
+    /// Who else is on this node.
+    pub(crate) index: &'a Index,
     pub(crate) pod: &'a PodId,
     pub(crate) pod_config: &'a PodConfig,
     pub(crate) cgroup: &'a str,
@@ -175,7 +183,7 @@ impl Site<'_> {
         let _timed = self.builder.stages.time(step.stage());
         match step {
             Step::Directory => self.on_host(step, files::make_directories(self)).await,
-            Step::Cgroup => self.on_host(step, files::make_cgroup(self)).await,
+            Step::Cgroup => self.on_host(step, cgroup::make(self)).await,
             Step::Namespaces => self.on_host(step, namespaces::make(self)).await,
             Step::Files => self.on_host(step, files::write(self)).await,
             Step::SharedMemory => self.on_host(step, files::mount_shm(self)).await,
@@ -193,9 +201,11 @@ impl Site<'_> {
                 attached.map(Product::Network).map_err(|e| PodError::pod_step(step.name(), self.pod, e))
             }
             Step::Shim => {
+                let namespaces = &self.pod_config.security.namespaces;
                 let spec = ShimSpec {
                     pod: self.pod.clone(),
-                    shared_pid: self.pod_config.security.namespaces.pid == NamespaceMode::Pod,
+                    shared_pid: namespaces.pid == NamespaceMode::Pod,
+                    user_namespace: namespaces.own_user().map(|_| self.paths().user()),
                 };
                 let shim = self.builder.shims.start(&spec).await;
                 shim.map(Product::Shim).map_err(|e| PodError::pod_step(step.name(), self.pod, e))
@@ -209,7 +219,7 @@ impl Site<'_> {
                 let dir = self.paths().dir().to_owned();
                 self.on_host(step, move || files::remove_directory(&dir)).await.map(drop)
             }
-            Step::Cgroup => self.on_host(step, files::remove_cgroup(self)).await.map(drop),
+            Step::Cgroup => self.on_host(step, cgroup::remove(self)).await.map(drop),
             Step::Namespaces => self.on_host(step, namespaces::undo(self)).await.map(drop),
             // They lie in the directory and go with it.
             Step::Files => Ok(()),

@@ -58,6 +58,11 @@ pub(crate) async fn sweep(host: &Arc<Host>) {
             warn!(container.id = container.as_str(), error = model::chain(&error), "left where it is");
         }
     }
+    let (volumes, known) = (Arc::clone(host.bundles.volumes()), pods.clone());
+    let swept = tokio::task::spawn_blocking(move || volumes.sweep(|pod| known.contains(pod))).await;
+    if let Ok(Err(error)) = swept {
+        warn!(error = model::chain(&error), "image volumes of pods that no record knows stay");
+    }
     // Plugins undo less once the namespace is gone: they come first.
     let live: Vec<PodId> = pods.into_iter().collect();
     host.sandboxes.network.collect(&live).await;

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use kernel::SysError;
-use kernel::cgroup::Limits;
+use kernel::cgroup::{Group, Limits};
 
 /// systemctl(1) answers within this time, or systemd is stuck.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -33,13 +33,13 @@ pub(crate) fn set_limits(cgroup: &str, limits: &Limits) -> Result<(), SysError> 
     }
 }
 
-/// Stops a slice that has no group any more: systemd would keep the unit for ever. One that it does not know is as
+/// Stops a slice, and removes its group with it: systemd would keep both for ever. One that it does not know is as
 /// good. Never for one that something may live in: its units would be stopped with it.
 ///
 /// # Errors
 /// As [`set_limits`].
-pub(crate) fn forget_slice(cgroup: &str) -> Result<(), SysError> {
-    let args = ["stop".to_owned(), unit(cgroup)];
+pub(crate) fn forget_slice(slice: &Group) -> Result<(), SysError> {
+    let args = ["stop".to_owned(), unit(slice.path())];
     match systemctl(&args)? {
         0 | NOT_LOADED => Ok(()),
         code => Err(failed(&args, io::Error::other(format!("it exits with {code}")))),
@@ -47,8 +47,8 @@ pub(crate) fn forget_slice(cgroup: &str) -> Result<(), SysError> {
 }
 
 /// The unit whose group it is: the last part of the path.
-fn unit(cgroup: &str) -> String {
-    Path::new(cgroup).file_name().unwrap_or_default().to_string_lossy().into_owned()
+fn unit(cgroup: impl AsRef<Path>) -> String {
+    cgroup.as_ref().file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// systemd.resource-control(5). What has no property there, or only a rounded one, is written to the files besides.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kernel::cgroup::Hierarchy;
+use kernel::clock::now;
 use tracing::debug;
 
 use crate::Pods;
@@ -11,35 +11,28 @@ use crate::cgroups;
 use crate::driver::Host;
 use crate::state::{ContainerPhase, ContainerStatus, PodView};
 use crate::stats::{ContainerStats, LayerUsage, NetworkUsage, PodStats, Usage};
-use crate::time::now;
 
 impl Pods {
     /// What these containers use now, in their order.
     pub async fn container_stats(&self, containers: Vec<ContainerStatus>) -> Vec<ContainerStats> {
         let host = Arc::clone(&self.host);
         // Files of cgroups and layers are read, which blocks.
-        let read = move || match Hierarchy::detect() {
-            Ok(hierarchy) => containers.iter().map(|c| container(&host, &hierarchy, c)).collect(),
-            Err(_) => Vec::new(),
-        };
+        let read = move || containers.iter().map(|status| container(&host, status)).collect();
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
     /// What these pods and their containers use now, in their order.
     pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
         let host = Arc::clone(&self.host);
-        let read = move || match Hierarchy::detect() {
-            Ok(hierarchy) => pods.iter().map(|view| pod(&host, &hierarchy, view)).collect(),
-            Err(_) => Vec::new(),
-        };
+        let read = move || pods.iter().map(|view| pod(&host, view)).collect();
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 }
 
-fn container(host: &Host, hierarchy: &Hierarchy, status: &ContainerStatus) -> ContainerStats {
+fn container(host: &Host, status: &ContainerStatus) -> ContainerStats {
     let running = matches!(status.phase, ContainerPhase::Running { .. });
     let usage: Option<Usage> = match running {
-        true => host.sampler.read(&cgroups::bounding(hierarchy, &status.cgroup), now()),
+        true => host.sampler.read(&cgroups::bounding(&host.hierarchy, &status.cgroup), now()),
         false => None,
     };
     let layer = match host.bundles.snapshots().usage(&status.id) {
@@ -61,7 +54,7 @@ fn container(host: &Host, hierarchy: &Hierarchy, status: &ContainerStatus) -> Co
     ContainerStats { container: status.id.clone(), usage, layer }
 }
 
-fn pod(host: &Host, hierarchy: &Hierarchy, view: &PodView) -> PodStats {
+fn pod(host: &Host, view: &PodView) -> PodStats {
     let network = view.pod.netns.as_deref().and_then(|netns| match network::interface_stats(netns) {
         Ok(interfaces) => Some(NetworkUsage::new(interfaces, now())),
         Err(error) => {
@@ -71,8 +64,8 @@ fn pod(host: &Host, hierarchy: &Hierarchy, view: &PodView) -> PodStats {
     });
     PodStats {
         pod: view.pod.id.clone(),
-        usage: host.sampler.read(&hierarchy.group(&view.pod.cgroup), now()),
+        usage: host.sampler.read(&host.hierarchy.group(&view.pod.cgroup), now()),
         network,
-        containers: view.containers.iter().map(|status| container(host, hierarchy, status)).collect(),
+        containers: view.containers.iter().map(|status| container(host, status)).collect(),
     }
 }

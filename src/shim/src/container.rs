@@ -304,7 +304,7 @@ impl Container {
 
     /// Takes everything of it out of the event loop.
     pub(crate) fn unwatch(&mut self, watch: &mut Watch) {
-        let now = crate::time::now();
+        let now = kernel::clock::now();
         for output in self.outputs.drain(..) {
             watch.remove(output.fd.as_fd(), output.token);
             self.log.end(output.stream, now);

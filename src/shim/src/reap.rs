@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use kernel::clock::now;
 use kernel::pidfd::PidFd;
 use kernel::process::{self, Exit};
 use model::{ContainerId, UnixNanos};
@@ -14,7 +15,6 @@ use crate::note::note;
 use crate::runtime::{Job, Purpose};
 use crate::server::Server;
 use crate::stdio::drain;
-use crate::time::now;
 use crate::undo::clear_away;
 
 const SIGKILL: i32 = 9;
@@ -41,6 +41,7 @@ impl Server {
     }
 
     fn ended(&mut self, exit: Exit, at: UnixNanos) {
+        self.hear_all();
         let is = |process: Option<&PidFd>| process.is_some_and(|process| process.pid() == exit.pid);
         if let Some(job) = self.jobs.remove(&exit.pid) {
             self.job_ended(job, exit.code);

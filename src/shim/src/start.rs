@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use kernel::SysError;
+use kernel::clock::now;
 use model::ContainerId;
 use model::limits::OCI_RUNTIME_MAX;
 use wire::{Event, Failure, FailureKind, ReplyBody, RunContainer, Started};
@@ -15,7 +16,6 @@ use crate::requests::{Asked, failure};
 use crate::runtime::{Call, Purpose, failed, read_pid};
 use crate::server::Server;
 use crate::stdio::{self, Console};
-use crate::time::now;
 
 impl Server {
     pub(crate) fn run_container(&mut self, asked: Asked, spec: RunContainer) -> Result<(), Failure> {

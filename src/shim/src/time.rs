@@ -1,17 +1,10 @@
 //! Times as logs and records have them.
 
 use std::io::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::UnixNanos;
 
 const SECOND: i64 = 1_000_000_000;
-
-/// Now.
-pub(crate) fn now() -> UnixNanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
 
 /// The length of what [`rfc3339`] writes for the years 1 to 9999.
 pub(crate) const RFC3339_BYTES: usize = 30;

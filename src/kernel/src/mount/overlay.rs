@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, mount, open_tree,
 };
 
 use super::{Flags, attach, bind};
@@ -33,6 +33,14 @@ pub struct Overlay<'a> {
     pub work: Option<&'a Path>,
     /// Further options as overlayfs names them; an empty value is a flag: `("index", "off")`, `("volatile", "")`.
     pub options: &'a [(&'a str, &'a str)],
+    /// What the mount allows; `recursive` means nothing here, and without `upper` it is read-only in any case.
+    pub flags: Flags,
+}
+
+impl Overlay<'_> {
+    fn readonly(&self) -> bool {
+        self.upper.is_none() || self.flags.readonly
+    }
 }
 
 /// Mounts an overlay on `target`; it appears there whole or not at all.
@@ -45,12 +53,27 @@ pub struct Overlay<'a> {
 pub fn overlay(overlay: &Overlay<'_>, target: &Path) -> Result<(), SysError> {
     match (overlay.lower, overlay.upper) {
         ([], _) => Err(SysError::path("mount overlay", target, no_lower())),
-        ([only], None) => bind(only, target, Flags::READ_ONLY),
+        ([only], None) => bind(only, target, Flags { readonly: true, recursive: false, ..overlay.flags }),
         _ => match through_context(overlay, target) {
             Err(Refused::NotSupported) => through_mount(overlay, target),
             Err(Refused::Failed(e)) => Err(e),
-            Ok(()) => Ok(()),
+            Ok(mounted) => attach(&mounted, target),
         },
+    }
+}
+
+/// The same, detached: where `place` is, an existing directory of this mount namespace, it may be mounted for a moment.
+pub(super) fn detached(overlay: &Overlay<'_>, place: &Path) -> Result<OwnedFd, SysError> {
+    match through_context(overlay, place) {
+        Err(Refused::NotSupported) => {
+            through_mount(overlay, place)?;
+            let how = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = open_tree(CWD, place, how).map_err(|e| SysError::path("open_tree", place, e));
+            super::unmount(place)?;
+            tree
+        }
+        Err(Refused::Failed(e)) => Err(e),
+        Ok(mounted) => Ok(mounted),
     }
 }
 
@@ -65,7 +88,7 @@ pub fn overlay_takes_many_layers() -> Result<bool, SysError> {
     Ok(knows_lowerdir_plus(&context))
 }
 
-fn no_lower() -> io::Error {
+pub(super) fn no_lower() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "no lower layer is given")
 }
 
@@ -78,7 +101,8 @@ enum Refused {
     Failed(SysError),
 }
 
-fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<(), Refused> {
+/// A detached mount; `target` is named in errors alone.
+fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<OwnedFd, Refused> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| match e {
         Errno::NOSYS => Refused::NotSupported,
         e => Refused::Failed(SysError::path("fsopen overlay for", target, e)),
@@ -113,10 +137,11 @@ fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<(), Refused> 
     }
     fsconfig_create(&context).map_err(|e| failed("mount overlay", e))?;
     let mut attributes = MountAttrFlags::empty();
-    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, overlay.upper.is_none());
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .map_err(|e| failed("fsmount overlay", e))?;
-    attach(&mounted, target).map_err(Refused::Failed)
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, overlay.readonly());
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, overlay.flags.nosuid);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, overlay.flags.nodev);
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, overlay.flags.noexec);
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| failed("fsmount overlay", e))
 }
 
 /// Whether overlayfs takes layers one by one. Asked of the context itself, before it has any: as a flag `lowerdir+`
@@ -150,8 +175,8 @@ fn through_mount(overlay: &Overlay<'_>, target: &Path) -> Result<(), SysError> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
     }
     let data = CString::new(data).map_err(|e| failed(e.into()))?;
-    let mut flags = MountFlags::empty();
-    flags.set(MountFlags::RDONLY, overlay.upper.is_none());
+    let mut flags = overlay.flags.classic();
+    flags.set(MountFlags::RDONLY, overlay.readonly());
     mount("overlay", target, "overlay", flags, Some(data.as_c_str())).map_err(|e| failed(e.into()))
 }
 
@@ -249,6 +274,7 @@ mod tests {
             upper: Some(Path::new("/u")),
             work: Some(Path::new("/w")),
             options: &[("index", "off"), ("volatile", "")],
+            ..Overlay::default()
         };
         let data = mount_data(&overlay, |path| Ok(escaped(path))).unwrap();
         assert_eq!(

@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 
 use super::Propagation;
 use crate::SysError;
 
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// The calling thread's own: one may be in a mount namespace of its own.
+const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 
 /// One mount of this process's mount namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +92,22 @@ pub fn holding(path: &Path) -> Result<MountInfo, SysError> {
         }
     }
     found.ok_or_else(|| SysError::path("find the mount of", path, io::Error::from(io::ErrorKind::NotFound)))
+}
+
+/// Whether something is mounted on `path` itself. No such path is no mount point.
+///
+/// # Errors
+/// The path could not be looked at, or on a kernel before 5.8, the table not be read.
+pub fn is_mount_point(path: &Path) -> Result<bool, SysError> {
+    let seen = match rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
+        Ok(seen) => seen,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+        Err(e) => return Err(SysError::path("statx", path, e)),
+    };
+    if seen.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+        return Ok(seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    }
+    Ok(table()?.iter().any(|mount| mount.mount_point == path))
 }
 
 /// How mount events travel at the mount that holds `path`.

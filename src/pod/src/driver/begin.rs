@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::clock::now;
 use model::limits::OCI_RUNTIME_MAX;
 use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
@@ -19,8 +20,8 @@ use crate::queue::Job;
 use crate::records::ContainerRecord;
 use crate::resize;
 use crate::sandbox::Site;
+use crate::spec::{self, HandlerCan};
 use crate::state::{ContainerPhase, PodPhase, User};
-use crate::time::now;
 
 impl Driver {
     /// Begins what was asked; the waiter is answered when it ends, or now when it cannot begin.
@@ -59,7 +60,10 @@ impl Driver {
         let endings = self.endings();
         self.spawn(Job::StopPod, async move {
             Product::Plain(match end_all(endings).await {
-                Ok(()) => site(&host, &id, &record).undo_network().await,
+                Ok(()) => {
+                    let unmounted = bundle::undo_volumes(&host.bundles, &id).await;
+                    site(&host, &id, &record).undo_network().await.and(unmounted)
+                }
                 Err(error) => Err(error),
             })
         });
@@ -80,6 +84,7 @@ impl Driver {
                         bundle::clear(&host.bundles, shim.as_ref(), traces).await?;
                         bundle::undo(&host.bundles, &traces.container).await?;
                     }
+                    bundle::undo_volumes(&host.bundles, &id).await?;
                     site(&host, &id, &record).undo().await
                 }
                 .await,
@@ -110,7 +115,7 @@ impl Driver {
     fn ending(&self, id: &ContainerId, record: &ContainerRecord) -> Ending {
         Ending {
             container: id.clone(),
-            cgroup: record.cgroup.clone(),
+            cgroup: self.host.hierarchy.group(&record.cgroup),
             signal: record.stop_signal,
             shim: self.shim.borrow().clone(),
             view: self.view.subscribe(),
@@ -120,7 +125,15 @@ impl Driver {
     async fn begin_create(&mut self, config: Arc<ContainerConfig>) -> Result<Job, PodError> {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
         let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
+        let (_, handler) = self.host.sandboxes.config.handler(&self.record.handler)?;
+        let handler = HandlerCan {
+            recursive_read_only: handler.recursive_read_only,
+            id_mapped_mounts: handler.id_mapped_mounts,
+        };
+        spec::check_request(&self.record.config, &config, self.host.bundles.facts(), handler)
+            .map_err(|e| PodError::container_step("create", &id, e))?;
         let image = self.host.bundles.find_image(&config.image)?;
+        let image_volumes = self.host.bundles.find_volumes(&config)?;
         let driver = self.host.sandboxes.config.cgroup_driver;
         let cgroup = cgroups::container_cgroup(&self.record.cgroup_parent, &id, driver);
         let cgroup = cgroup.map_err(|e| PodError::container_step("name the cgroup", &id, e))?;
@@ -147,18 +160,13 @@ impl Driver {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
             cgroup_parent: self.record.cgroup_parent.clone(),
-            recursive_read_only: self
-                .host
-                .sandboxes
-                .config
-                .handler(&self.record.handler)?
-                .1
-                .recursive_read_only,
+            handler,
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
             target_pid,
             container: id.clone(),
             record,
             image,
+            image_volumes,
         };
         let host = Arc::clone(&self.host);
         self.spawn(Job::Create(id.clone()), async move {
@@ -198,7 +206,7 @@ impl Driver {
         let container_config = Arc::clone(&self.containers.get(&id).ok_or_else(not_found)?.config);
         self.target_pid(&container_config)?;
         let record = self.containers.get_mut(&id).ok_or_else(not_found)?;
-        let cgroup = record.cgroup.clone();
+        let cgroup = self.host.hierarchy.group(&record.cgroup);
         record.phase = ContainerPhase::Starting;
         let run = RunContainer {
             container: id.clone(),
@@ -218,7 +226,7 @@ impl Driver {
                 .log_path
                 .clone()
                 .map(|path| LogTarget { path, line_bytes_max: config.log_line_bytes_max }),
-            memory_cgroup: cgroups::memory_dir(&record.cgroup),
+            memory_cgroup: cgroup.directory("memory"),
             deadline_ms: u64::try_from(OCI_RUNTIME_MAX.as_millis()).unwrap_or(u64::MAX),
         };
         if let Err(error) = self.commit(self.container_change(&id)).await {
@@ -235,7 +243,7 @@ impl Driver {
                 Err(error) => Err(error),
             };
             if started.is_err()
-                && let Err(error) = kill_cgroup(&container, &cgroup).await
+                && let Err(error) = kill_cgroup(&container, cgroup).await
             {
                 // An answer that never came may have been "started".
                 warn!(
@@ -295,14 +303,17 @@ impl Driver {
     fn begin_update(&mut self, id: ContainerId, wanted: Resources) -> Job {
         let job = Job::Update(id.clone());
         let Some(record) = self.containers.get(&id) else { return job };
-        let running = matches!(record.phase, ContainerPhase::Running { .. });
+        let pid = match record.phase {
+            ContainerPhase::Running { pid, .. } => Some(pid),
+            _ => None,
+        };
         let resize = resize::Resize {
             cgroup: record.cgroup.clone(),
             bundle: self.host.sandboxes.config.bundle(&id),
             container: id,
             now: record.resources.clone(),
             wanted,
-            running,
+            pid,
             host: Arc::clone(&self.host),
         };
         self.spawn(job.clone(), async move { Product::Updated(resize.apply().await) });
@@ -323,7 +334,7 @@ impl Driver {
         let runtime_root = self.host.sandboxes.config.runtime_root(&self.record.handler);
         Some(Traces {
             container: id.clone(),
-            cgroup: self.containers.get(id)?.cgroup.clone(),
+            cgroup: self.host.hierarchy.group(&self.containers.get(id)?.cgroup),
             runtime_state: runtime_root.join(id),
         })
     }
@@ -337,6 +348,7 @@ pub(super) fn site<'a>(
 ) -> Site<'a> {
     Site {
         builder: &host.sandboxes,
+        index: &host.index,
         pod,
         pod_config: &record.config,
         cgroup: &record.cgroup,

@@ -8,6 +8,7 @@
 mod begin;
 mod exits;
 mod finish;
+mod handle;
 mod recover;
 mod shim;
 mod view;
@@ -16,6 +17,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::cgroup::Hierarchy;
+use kernel::clock::now;
 use model::limits::POD_QUEUE_MAX;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal};
 use shim_client::Shim;
@@ -35,7 +38,10 @@ use crate::records::{Change, ContainerRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
 use crate::state::{ContainerPhase, PodPhase, PodView};
 use crate::stats::Sampler;
-use crate::time::now;
+
+use self::handle::{Answer, Waiter};
+
+pub(crate) use self::handle::{Handle, Outcome, Request};
 
 /// What CRI says of a container that could not be started.
 const START_ERROR_CODE: i32 = 128;
@@ -46,6 +52,8 @@ const UNSEEN_CODE: i32 = 255;
 pub(crate) struct Host {
     pub(crate) sandboxes: sandbox::Builder,
     pub(crate) bundles: bundle::Builder,
+    /// The cgroups that are mounted.
+    pub(crate) hierarchy: Arc<Hierarchy>,
     pub(crate) records: Records,
     pub(crate) events: Events,
     pub(crate) index: Index,
@@ -55,62 +63,6 @@ pub(crate) struct Host {
     pub(crate) sampler: Sampler,
     /// Output that never reached a log, for want of disk space.
     pub(crate) log_dropped_bytes: Counter,
-}
-
-/// What is asked of a pod, with all that it takes to do it.
-#[derive(Clone, Debug)]
-pub(crate) enum Request {
-    Run(Arc<PodConfig>),
-    StopPod,
-    RemovePod,
-    Create(Arc<ContainerConfig>),
-    Start(ContainerId),
-    Stop(ContainerId, Duration),
-    Remove(ContainerId),
-    Update(ContainerId, Resources),
-    /// UpdatePodSandboxResources: overhead and resources, kept and reported.
-    UpdatePod {
-        overhead: Option<Resources>,
-        resources: Option<Resources>,
-    },
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Done,
-    Container(ContainerId),
-}
-
-type Answer = Result<Outcome, PodError>;
-type Waiter = oneshot::Sender<Answer>;
-
-/// Where a pod is reached.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    pub(crate) id: PodId,
-    inbox: mpsc::Sender<(Request, Waiter)>,
-    view: watch::Receiver<Arc<PodView>>,
-    shim: watch::Receiver<Option<Shim>>,
-}
-
-impl Handle {
-    /// Asks, and waits for the answer. `None`: the pod is gone.
-    pub(crate) async fn ask(&self, request: Request) -> Option<Answer> {
-        let (waiter, answer) = oneshot::channel();
-        self.inbox.send((request, waiter)).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// The pod as it is now.
-    pub(crate) fn view(&self) -> Arc<PodView> {
-        Arc::clone(&self.view.borrow())
-    }
-
-    /// The connection to its shim, where there is one.
-    pub(crate) fn shim(&self) -> Option<Shim> {
-        self.shim.borrow().clone()
-    }
 }
 
 /// What a job brought back.
@@ -171,7 +123,14 @@ impl Driver {
         let (shim, shim_seen) = watch::channel(None);
         let view = view::of(&host, &id, &record, &containers, None, 0);
         let (view, view_seen) = watch::channel(Arc::new(view));
-        let handle = Handle { id: id.clone(), inbox: to_inbox, view: view_seen, shim: shim_seen };
+        let handle = Handle {
+            id: id.clone(),
+            cgroup: record.cgroup.as_str().into(),
+            cgroups_made: record.cgroups_made.as_slice().into(),
+            inbox: to_inbox,
+            view: view_seen,
+            shim: shim_seen,
+        };
         let driver = Self {
             host,
             id,

@@ -6,6 +6,7 @@
 use std::future;
 use std::time::Duration;
 
+use kernel::clock::now;
 use model::{ContainerId, NamespaceMode};
 use shim_client::{Event, Events, Phase, Shim, ShimError, StateReply};
 use tokio::sync::broadcast::error::RecvError;
@@ -17,7 +18,6 @@ use crate::ending::kill_cgroup;
 use crate::events::EventKind;
 use crate::queue::Job;
 use crate::state::{ContainerPhase, Exit, ExitReason, PodPhase};
-use crate::time::now;
 
 /// When a shim that did not answer is asked again; also what keeps one that breaks its connections from
 /// keeping the driver busy.
@@ -222,7 +222,7 @@ impl Driver {
                 },
                 _ => continue,
             };
-            if let Err(error) = kill_cgroup(&id, &container.cgroup).await {
+            if let Err(error) = kill_cgroup(&id, self.host.hierarchy.group(&container.cgroup)).await {
                 warn!(container.id = id.as_str(), error = model::chain(&error), "kill what was left");
             }
             self.ended(id, exit).await;

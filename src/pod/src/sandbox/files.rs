@@ -1,4 +1,4 @@
-//! The directories, files, mounts and cgroup of a sandbox.
+//! The directories, files and mounts of a sandbox.
 //!
 //! Each function gathers what it needs and returns the work, which runs on the blocking pool.
 
@@ -6,16 +6,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kernel::cgroup::Hierarchy;
 use kernel::mount;
 use kernel::{SysError, durable};
 use model::limits::POD_SHM_BYTES;
-use model::{DnsConfig, NamespaceMode, PodConfig, PodId};
+use model::{DnsConfig, NamespaceMode, PodConfig, PodId, UserNamespace};
 
 use super::Site;
-use crate::config::CgroupDriver;
 use crate::error::Cause;
-use crate::systemd;
 
 fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cause + use<> {
     let path = path.to_owned();
@@ -48,49 +45,24 @@ pub(crate) fn remove_directory(dir: &Path) -> Result<(), Cause> {
     }
 }
 
-pub(super) fn make_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
-    let cgroup = site.cgroup.to_owned();
-    let ours = !site.cgroups_made.is_empty();
-    move || {
-        // One that exists is the kubelet's: its limits are not ours to write.
-        if ours {
-            Hierarchy::detect().and_then(|h| h.group(&cgroup).create()).map_err(Cause::host)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-pub(super) fn remove_cgroup(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
-    let made = site.cgroups_made.to_vec();
-    let by_systemd = site.builder.config.cgroup_driver == CgroupDriver::Systemd;
-    let pods_own = site.cgroup.to_owned();
-    move || {
-        let hierarchy = Hierarchy::detect().map_err(Cause::host)?;
-        // Innermost first. One that another pod lives in by now stays, and goes with that pod.
-        for cgroup in made.iter().rev() {
-            let group = hierarchy.group(cgroup);
-            group.remove_if_empty().map_err(Cause::host)?;
-            // Those above are the node's, and other pods' may begin in them at this moment.
-            if by_systemd && *cgroup == pods_own && !group.exists() {
-                systemd::forget_slice(cgroup).map_err(Cause::host)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 pub(super) fn write(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let paths = site.paths();
     let config = site.pod_config;
     let hostname = hostname(site.pod, config);
     let dns = config.dns.clone();
+    let owner = config.security.namespaces.own_user().and_then(UserNamespace::root);
     move || {
         let resolv = match dns {
             Some(dns) => resolv_conf(&dns).into_bytes(),
             None => host_file("/etc/resolv.conf")?,
         };
-        let put = |path: PathBuf, bytes: &[u8]| durable::replace(&path, bytes, 0o644).map_err(Cause::host);
+        let put = |path: PathBuf, bytes: &[u8]| {
+            durable::replace(&path, bytes, 0o644).map_err(Cause::host)?;
+            // The root of its containers may write to them, as without a user namespace.
+            owner.map_or(Ok(()), |(uid, gid)| {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(failed("chown", &path))
+            })
+        };
         put(paths.resolv_conf(), &resolv)?;
         put(paths.hostname(), format!("{hostname}\n").as_bytes())?;
         put(paths.hosts(), &host_file("/etc/hosts")?)
@@ -133,10 +105,11 @@ fn resolv_conf(dns: &DnsConfig) -> String {
 
 pub(super) fn mount_shm(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let target = site.paths().shm();
+    let owner = site.pod_config.security.namespaces.own_user().and_then(UserNamespace::root);
     move || {
         make_dir(&target, 0o700)?;
         let flags = mount::Flags { nosuid: true, nodev: true, noexec: true, ..mount::Flags::PLAIN };
-        mount::tmpfs(&target, POD_SHM_BYTES, 0o1777, flags).map_err(Cause::host)
+        mount::tmpfs_of(owner.unwrap_or_default(), &target, POD_SHM_BYTES, 0o1777, flags).map_err(Cause::host)
     }
 }
 

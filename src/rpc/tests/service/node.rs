@@ -53,11 +53,7 @@ impl Started {
             images: images.clone(),
             snapshots: Arc::new(Overlay::new(&images).unwrap()),
             network: Arc::new(FakeNetwork::faultless()),
-            shims: Arc::new(LocalShims {
-                binary: "/nonexistent/shim".into(),
-                state: state.clone(),
-                root: root.clone(),
-            }),
+            shims: Arc::new(LocalShims::new("/nonexistent/shim".into(), state.clone(), root.clone())),
             metrics: Arc::clone(&metrics),
         };
         let pods = Pods::open(pods_config(root, &state), rooms).unwrap();
@@ -140,7 +136,7 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
         netns_dir: state.join("netns"),
         handlers: BTreeMap::from([(
             "crun".to_owned(),
-            OciHandler { binary: "/nonexistent/crun".into(), recursive_read_only: false },
+            OciHandler { binary: "/nonexistent/crun".into(), ..OciHandler::default() },
         )]),
         default_handler: "crun".into(),
         cgroup_driver: CgroupDriver::Cgroupfs,

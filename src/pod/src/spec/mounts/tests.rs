@@ -130,7 +130,7 @@ fn options_are_those_of_the_request() {
             "rbind,rprivate,rw,noexec,nodev",
             None,
         ),
-        (model::Mount { source: image, ..base.clone() }, "rbind,rprivate,ro", None),
+        (model::Mount { source: image, ..base.clone() }, "rbind,rprivate,ro,nosuid,nodev,noexec", None),
     ];
     for (mount, options, root) in rows {
         let mut fixture = Fixture::default();

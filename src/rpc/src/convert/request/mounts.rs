@@ -22,6 +22,9 @@ pub(super) fn mount(from: v1::Mount) -> Result<Mount, Invalid> {
     }
     let source = source(from.host_path, from.image, from.image_sub_path)?;
     let propagation = propagation(from.propagation)?;
+    if matches!(source, MountSource::Image { .. }) && propagation != Propagation::Private {
+        return Err(Invalid::new("propagation", "is not PROPAGATION_PRIVATE, and this is an image"));
+    }
     if from.recursive_read_only && !from.readonly {
         return Err(Invalid::new("recursive_read_only", "is set without readonly"));
     }

@@ -1,0 +1,73 @@
+//! How a pod's driver is reached from outside: what may be asked, how it is answered, and what it publishes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
+use shim_client::Shim;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::PodError;
+use crate::state::PodView;
+
+/// What is asked of a pod, with all that it takes to do it.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    Run(Arc<PodConfig>),
+    StopPod,
+    RemovePod,
+    Create(Arc<ContainerConfig>),
+    Start(ContainerId),
+    Stop(ContainerId, Duration),
+    Remove(ContainerId),
+    Update(ContainerId, Resources),
+    /// UpdatePodSandboxResources: overhead and resources, kept and reported.
+    UpdatePod {
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    Container(ContainerId),
+}
+
+/// The outcome, or why there is none.
+pub(super) type Answer = Result<Outcome, PodError>;
+/// Who waits for an answer.
+pub(super) type Waiter = oneshot::Sender<Answer>;
+
+/// Where a pod is reached.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    pub(crate) id: PodId,
+    /// Its cgroup, below a hierarchy's root.
+    pub(crate) cgroup: Arc<str>,
+    /// The cgroups that it answers for: see [`crate::sandbox::cgroup`].
+    pub(crate) cgroups_made: Arc<[String]>,
+    pub(super) inbox: mpsc::Sender<(Request, Waiter)>,
+    pub(super) view: watch::Receiver<Arc<PodView>>,
+    pub(super) shim: watch::Receiver<Option<Shim>>,
+}
+
+impl Handle {
+    /// Asks, and waits for the answer. `None`: the pod is gone.
+    pub(crate) async fn ask(&self, request: Request) -> Option<Answer> {
+        let (waiter, answer) = oneshot::channel();
+        self.inbox.send((request, waiter)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The pod as it is now.
+    pub(crate) fn view(&self) -> Arc<PodView> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// The connection to its shim, where there is one.
+    pub(crate) fn shim(&self) -> Option<Shim> {
+        self.shim.borrow().clone()
+    }
+}
