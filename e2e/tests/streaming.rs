@@ -154,6 +154,21 @@ fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
 }
 
 #[test]
+fn ctrl_c_on_a_terminal_is_the_command_s_and_not_the_client_s() {
+    let node = Node::start();
+    let (pod, container) = busy(&node);
+    for transport in TRANSPORTS {
+        let line = "trap \"echo caught; exit 9\" INT; echo ready; while :; do sleep 0.1; done";
+        let exec = format!("$CRICTL exec --transport {transport} -it {} sh -c '{line}'", container.id);
+        let said = on_a_terminal(&node, &exec, b"\x03");
+        assert!(said.stdout.contains("ready") && said.stdout.contains("caught"), "{transport}: {said:?}");
+        assert!(said.stdout.contains("exit code 9"), "{transport}: {said:?}");
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
 fn a_command_goes_on_when_its_client_is_killed_and_a_terminal_hangs_up() {
     let node = Node::start();
     let (pod, container) = busy(&node);
