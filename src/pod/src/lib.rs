@@ -16,6 +16,7 @@ mod host;
 mod image_volumes;
 mod index;
 mod info;
+mod meter;
 mod pods;
 mod queue;
 mod records;
@@ -27,6 +28,7 @@ pub mod stats;
 mod sweep;
 mod systemd;
 mod usage;
+mod user_namespace;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
 pub use error::PodError;
