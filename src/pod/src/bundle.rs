@@ -149,7 +149,7 @@ pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Result<Sig
 
 /// Where the container's output is kept.
 pub(crate) fn log_path(pod: &PodConfig, container: &ContainerConfig) -> Option<PathBuf> {
-    let directory = pod.log_directory.as_ref()?;
+    let directory = container.log_directory.as_ref().or(pod.log_directory.as_ref())?;
     (!container.log_path.as_os_str().is_empty()).then(|| directory.join(&container.log_path))
 }
 

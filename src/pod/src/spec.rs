@@ -29,6 +29,7 @@ mod seccomp;
 mod security;
 mod user;
 
+pub(crate) use annotations::pod_annotations;
 pub use error::SpecError;
 pub use exec::exec_process;
 pub use host::{AppArmor, CgroupVersion, HostFacts};

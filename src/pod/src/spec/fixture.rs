@@ -133,6 +133,7 @@ impl Default for Fixture {
                 labels: StringMap::new(),
                 annotations: StringMap::new(),
                 log_path: PathBuf::new(),
+                log_directory: None,
                 stdin: false,
                 stdin_once: false,
                 tty: false,

@@ -233,6 +233,7 @@ pub(crate) fn container_config(name: &str, attempt: u32) -> ContainerConfig {
         labels: Default::default(),
         annotations: Default::default(),
         log_path: PathBuf::new(),
+        log_directory: None,
         stdin: false,
         stdin_once: false,
         tty: false,
