@@ -2,10 +2,7 @@
 //! runtime, CNI plugins, registry and image; prints a table, and keeps it with `--write FILE`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::fs;
-
-use e2e::bench::{Measured, pss_mib, table};
-use e2e::command::{command, run};
+use e2e::bench::{Measured, machine, pss_mib, table, write_part};
 use e2e::image::{busybox_builder, noise};
 use e2e::programs::{Programs, tool};
 use e2e::{Node, peer};
@@ -58,7 +55,7 @@ fn main() {
     let text = report(&measured);
     println!("{text}");
     if let Some(file) = file {
-        fs::write(&file, text).unwrap_or_else(|error| panic!("write {file}: {error}"));
+        write_part(&file, "operations", &text);
     }
 }
 
@@ -93,29 +90,13 @@ fn memory(node: &Node, measured: &mut Measured) {
 }
 
 fn report([ours, theirs]: &[Measured; 2]) -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let after = |text: String, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key)).map(str::to_string).unwrap_or_default();
-        line.split_once(':').map(|(_, value)| value.trim().to_string()).unwrap_or_default()
-    };
-    let processor = after(read("/proc/cpuinfo"), "model name");
-    let memory = after(read("/proc/meminfo"), "MemTotal");
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let cgroups =
-        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
-    let runc = run(command(tool("runc")).arg("--version")).ok();
-    let containerd = run(command(tool("containerd")).arg("--version")).ok();
     format!(
-        "# Performance\n\nWritten by `make bench WRITE=docs/performance.md`. The same operations, one at a time with 40 ms of \
+        "## Operations\n\nWritten by `make bench WRITE=docs/performance.md`. The same operations, one at a time with 40 ms of \
          idle before each\n(back to back they would look 10 ms better than any node sees them), in turns on Gantline and on \
          containerd,\nwith the same runc, the same CNI plugins (Debian's bridge with ipMasq, host-local, portmap), each with \
          its own registry\nof the same content. {ROUNDS} of each. PullImage: an image of four layers and 6 MB, three of \
-         them on the node already.\n\nMachine: {cores} × {processor}, {memory} of memory, kernel {}, cgroup {cgroups}. \
-         {}, {}.\n\n{}",
-        kernel.trim(),
-        runc.lines().next().unwrap_or_default(),
-        containerd.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+         them on the node already.\n\n{}\n\n{}",
+        machine(),
         table(ours, theirs, "containerd", PODS),
     )
 }
