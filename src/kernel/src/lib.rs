@@ -18,6 +18,7 @@ pub mod pidfd;
 pub mod process;
 pub mod procfs;
 pub mod pty;
+pub mod quota;
 pub mod random;
 pub mod rooted;
 pub mod seqpacket;
