@@ -114,6 +114,8 @@ fn with_part(document: &str, name: &str, text: &str) -> String {
 pub struct Measured {
     /// Operation times.
     pub times: Times,
+    /// Throughputs, one list a round in the order of [`SESSIONS`](crate::throughput::SESSIONS), MiB/s.
+    pub throughput: Vec<Vec<f64>>,
     /// PSS of the service with pods running, MiB.
     pub service_mib: f64,
     /// PSS of what a pod needs beside its containers, MiB.
@@ -145,6 +147,25 @@ pub fn table(ours: &Measured, peer: &Measured, peer_name: &str, pods: usize) -> 
         ("per pod, beside its containers", ours.pod_mib, peer.pod_mib),
     ] {
         let _ = writeln!(text, "| {what} | {our:.2} | {their:.2} | {:.2} |", our / their);
+    }
+    text.push('\n');
+    text.push_str(&throughput_table(ours, peer, peer_name));
+    text
+}
+
+/// The medians of what sessions carried; the ratio is above 1 where Gantline is better.
+pub fn throughput_table(ours: &Measured, peer: &Measured, peer_name: &str) -> String {
+    let mut text =
+        format!("| 1 GiB through (MiB/s) | Gantline | {peer_name} | ratio |\n|---|---:|---:|---:|\n");
+    for (at, session) in crate::throughput::SESSIONS.iter().enumerate() {
+        let median = |measured: &Measured| {
+            let mut all: Vec<f64> =
+                measured.throughput.iter().filter_map(|round| round.get(at)).copied().collect();
+            all.sort_by(f64::total_cmp);
+            all.get(all.len() / 2).copied().unwrap_or(0.0)
+        };
+        let (our, their) = (median(ours), median(peer));
+        let _ = writeln!(text, "| {session} | {our:.0} | {their:.0} | {:.2} |", our / their);
     }
     text
 }

@@ -34,6 +34,8 @@ pub mod pod;
 pub mod programs;
 pub mod random;
 pub mod registry;
+pub mod stream;
+pub mod throughput;
 pub mod wait;
 
 pub use config::Config;

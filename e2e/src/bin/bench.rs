@@ -1,16 +1,19 @@
 //! `make bench`: the same operations, one at a time, on Gantline and on containerd, with the same OCI
-//! runtime, CNI plugins, registry and image; prints a table, and keeps it with `--write FILE`.
+//! runtime, CNI plugins, registry and image; prints a table, and keeps it with `--write FILE`. With `--streams` it
+//! measures the throughput of sessions alone.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use e2e::bench::{Measured, machine, pss_mib, table, write_part};
+use e2e::bench::{Measured, machine, pss_mib, table, throughput_table, write_part};
 use e2e::image::{busybox_builder, noise};
 use e2e::programs::{Programs, tool};
-use e2e::{Node, peer};
+use e2e::{Node, peer, throughput};
 
 /// Each operation is measured this often on each service, in turns, so that the machine's moods meet both.
 const ROUNDS: usize = 30;
 /// Pods that run while memory is measured.
 const PODS: usize = 20;
+/// A gibibyte goes through each kind of session this often on each service, in turns.
+const STREAM_ROUNDS: usize = 3;
 
 fn main() {
     if !rustix::process::geteuid().is_root() {
@@ -18,11 +21,12 @@ fn main() {
         std::process::exit(1);
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => None,
-        ["--write", file] => Some(file.to_string()),
+    let (file, streams_alone) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => (None, false),
+        ["--streams"] => (None, true),
+        ["--write", file] => (Some(file.to_string()), false),
         _ => {
-            eprintln!("bench: usage: bench [--write FILE]");
+            eprintln!("bench: usage: bench [--streams | --write FILE]");
             std::process::exit(2);
         }
     };
@@ -37,9 +41,22 @@ fn main() {
     let image = busybox_builder().layer(noise("payload", 5 << 20, 1)).build();
     for node in nodes {
         node.pull(&node.busybox());
+        if streams_alone {
+            continue;
+        }
         node.push(&image, "payload:1");
         // Once without counting: caches and bridges are made.
         round(node, &mut Measured::default());
+    }
+    for number in 1..=STREAM_ROUNDS {
+        eprint!("\rstreams, round {number} of {STREAM_ROUNDS}");
+        for (node, measured) in nodes.iter().zip(&mut measured) {
+            measured.throughput.push(throughput::measure(node));
+        }
+    }
+    if streams_alone {
+        eprintln!("\r\x1b[K");
+        return println!("{}", throughput_table(&measured[0], &measured[1], "containerd"));
     }
     for number in 1..=ROUNDS {
         eprint!("\rround {number} of {ROUNDS}");
@@ -95,7 +112,8 @@ fn report([ours, theirs]: &[Measured; 2]) -> String {
          idle before each\n(back to back they would look 10 ms better than any node sees them), in turns on Gantline and on \
          containerd,\nwith the same runc, the same CNI plugins (Debian's bridge with ipMasq, host-local, portmap), each with \
          its own registry\nof the same content. {ROUNDS} of each. PullImage: an image of four layers and 6 MB, three of \
-         them on the node already.\n\n{}\n\n{}",
+         them on the node already. Throughput: a gibibyte through each kind of session, by a client that does nothing but\n\
+         read; medians of {STREAM_ROUNDS}.\n\n{}\n\n{}",
         machine(),
         table(ours, theirs, "containerd", PODS),
     )

@@ -10,7 +10,8 @@ use image::{ImageConfig, Images, Overlay, StageSink};
 use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
 use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
 use rpc::{
-    Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingServer,
+    Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingConfig,
+    StreamingServer, TlsFiles,
 };
 use shim_client::LocalShims;
 use telemetry::Metrics;
@@ -95,14 +96,19 @@ impl App {
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
         let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
-        let shims =
-            Arc::new(LocalShims { binary: shim, state: config.state.clone(), root: config.root.clone() });
+        let shims = Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
         let rooms =
             Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
-        let address = config.streaming.address.0.unwrap_or_else(loopback);
-        let (urls, streaming) = Streaming::listen(address).await.map_err(room("streaming"))?;
-        shown.opened(Node { images: images.clone(), pods: pods.clone(), network: Arc::clone(&network) });
+        let (urls, streaming) =
+            Streaming::listen(streaming_config(&config)).await.map_err(room("streaming"))?;
+        shown.opened(Node {
+            images: images.clone(),
+            pods: pods.clone(),
+            network: Arc::clone(&network),
+            streaming: urls.clone(),
+            main: tokio::runtime::Handle::current(),
+        });
         let node = node(&config, &pods, network);
         let listener = socket::bind(&config.socket(), config.server.socket_mode.0, config.server.socket_gid)?;
         let listener = UnixListener::from_std(listener).map_err(room("rpc"))?;
@@ -176,10 +182,6 @@ where
     move |source| BuildError::Room { room, source: source.into() }
 }
 
-fn loopback() -> std::net::SocketAddr {
-    (std::net::Ipv4Addr::LOCALHOST, 0).into()
-}
-
 fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, BuildError> {
     let unix = socket::bind(&config.admin_socket(), 0o600, None)?;
     let tcp = config.metrics.address.0.map(|address| {
@@ -188,6 +190,24 @@ fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, BuildError>
             .map_err(|source| BuildError::Metrics { address, source })
     });
     Admin::start(Arc::clone(shown), unix, tcp.transpose()?).map_err(BuildError::Admin)
+}
+
+/// The streaming server's part.
+fn streaming_config(config: &Config) -> StreamingConfig {
+    let streaming = &config.streaming;
+    let pair = streaming.tls_certificate.clone().zip(streaming.tls_key.clone());
+    StreamingConfig {
+        address: streaming.address.0.unwrap_or(StreamingConfig::default().address),
+        idle: streaming.idle_timeout.0,
+        creation: streaming.creation_timeout.0,
+        token: streaming.token_timeout.0,
+        sessions_max: streaming.sessions_max,
+        tls: pair.map(|(certificate, key)| TlsFiles {
+            certificate,
+            key,
+            client_ca: streaming.tls_client_ca.clone(),
+        }),
+    }
 }
 
 /// The image room's part.
@@ -227,8 +247,14 @@ fn cni_config(config: &Config) -> CniConfig {
 fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
     let driver = cgroup_driver(config.cgroup.driver);
     let handlers = found.handlers.iter().map(|(name, binary)| {
-        let recursive_read_only = runtimes::features(binary).recursive_read_only;
-        (name.clone(), OciHandler { binary: binary.clone(), recursive_read_only })
+        let features = runtimes::features(binary).on_kernel(kernel::release::running());
+        let handler = OciHandler {
+            binary: binary.clone(),
+            recursive_read_only: features.recursive_read_only,
+            id_mapped_mounts: features.id_mapped_mounts,
+            user_namespaces: features.user_namespaces,
+        };
+        (name.clone(), handler)
     });
     let security = &config.security;
     let bare = |name: &String| name.strip_prefix("CAP_").unwrap_or(name).to_owned();
@@ -286,8 +312,7 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node
         name: name.clone(),
         default: name == default_handler,
         recursive_read_only: handler.recursive_read_only,
-        // Whatever the runtime can: Gantline does not build them yet, and refuses pods that ask for one.
-        user_namespaces: false,
+        user_namespaces: handler.user_namespaces,
     });
     let handlers = handlers.collect();
     let settings = reference::flat(config);

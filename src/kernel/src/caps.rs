@@ -107,8 +107,8 @@ pub fn clamp_oom_score_adj(wanted: i32) -> i32 {
 
 /// The hard limit that this process may not exceed for another, by name; `None`: no limit, or an unknown name.
 pub fn rlimit_max(name: &str) -> Option<u64> {
-    let (_, resource) = LIMITS.iter().find(|(known, _)| *known == name)?;
-    if has_sys_resource() { None } else { getrlimit(*resource).maximum }
+    let resource = rlimit(name)?;
+    if has_sys_resource() { None } else { getrlimit(resource).maximum }
 }
 
 /// A limit's soft and hard value, lowered to what this process may give.
@@ -119,7 +119,24 @@ pub fn clamp_rlimit(name: &str, soft: u64, hard: u64) -> (u64, u64) {
 
 /// Whether getrlimit(2) knows the name: `RLIMIT_NOFILE`.
 pub fn is_rlimit(name: &str) -> bool {
-    LIMITS.iter().any(|(known, _)| *known == name)
+    rlimit(name).is_some()
+}
+
+/// The set of these capabilities, by name with or without `CAP_`; the first unknown name where there is one.
+///
+/// # Errors
+/// A name that is no capability's.
+pub fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<CapabilitySet, &'a str> {
+    names.into_iter().try_fold(CapabilitySet::empty(), |set, name| {
+        let plain = name.strip_prefix("CAP_").unwrap_or(name);
+        let number = NAMES.iter().position(|known| *known == plain).ok_or(name)?;
+        Ok(set | CapabilitySet::from_bits_retain(1 << number))
+    })
+}
+
+/// A resource of getrlimit(2) by name, `RLIMIT_NOFILE`.
+pub fn rlimit(name: &str) -> Option<Resource> {
+    LIMITS.iter().find(|(known, _)| *known == name).map(|(_, resource)| *resource)
 }
 
 fn names(set: CapabilitySet) -> Vec<&'static str> {
@@ -136,6 +153,8 @@ mod tests {
         let set = CapabilitySet::CHOWN | CapabilitySet::SYS_RESOURCE | CapabilitySet::CHECKPOINT_RESTORE;
         assert_eq!(names(set), ["CHOWN", "SYS_RESOURCE", "CHECKPOINT_RESTORE"]);
         assert_eq!(NAMES.iter().position(|name| *name == "SYS_ADMIN"), Some(21));
+        assert_eq!(super::set(["CAP_CHOWN", "SYS_RESOURCE", "CHECKPOINT_RESTORE"]), Ok(set));
+        assert_eq!(super::set(["CHOWN", "CAP_FLY"]), Err("CAP_FLY"));
     }
 
     #[test]

@@ -38,15 +38,25 @@ impl PidFd {
     /// # Errors
     /// The system call.
     pub fn signal(&self, signal: i32) -> Result<(), SysError> {
+        match self.signal_strictly(signal) {
+            Err(e) if e.source.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// As [`Self::signal`], with a process that is dead and reaped as an error; 0 only looks whether it is.
+    ///
+    /// # Errors
+    /// The system call.
+    pub fn signal_strictly(&self, signal: i32) -> Result<(), SysError> {
         let null = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the descriptor is open, and a null siginfo asks for the defaults of kill(2).
         let result =
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), signal, null, 0_u32) };
-        let error = io::Error::last_os_error();
-        if result == 0 || error.raw_os_error() == Some(libc::ESRCH) {
+        if result == 0 {
             return Ok(());
         }
-        Err(SysError::pid("pidfd_send_signal", self.pid, error))
+        Err(SysError::pid("pidfd_send_signal", self.pid, io::Error::last_os_error()))
     }
 }
 

@@ -5,9 +5,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
+use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use crate::SysError;
@@ -20,6 +22,31 @@ use crate::seqpacket::with_address;
 pub fn resize(terminal: impl AsFd, width: u16, height: u16) -> Result<(), SysError> {
     let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(terminal, size).map_err(|e| SysError::bare("ioctl TIOCSWINSZ", e))
+}
+
+/// Opens a new terminal of the instance that `/dev/ptmx` belongs to where this process is: its master, which does not
+/// block, and its other side. Neither becomes the controlling terminal.
+///
+/// # Errors
+/// The system call; what is at that path is not the multiplexer (an image or a container may put anything there).
+pub fn open_here() -> Result<(OwnedFd, OwnedFd), SysError> {
+    const PATH: &str = "/dev/ptmx";
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let master = rustix::fs::open(PATH, flags, Mode::empty()).map_err(|e| SysError::path("open", PATH, e))?;
+    let stat = rustix::fs::fstat(&master).map_err(|e| SysError::path("fstat", PATH, e))?;
+    // The kernel's list of devices: the multiplexer, also as pts/ptmx, is 5:2.
+    let is_multiplexer = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(5, 2);
+    if !is_multiplexer {
+        let why = io::Error::new(io::ErrorKind::InvalidData, "not the terminal multiplexer");
+        return Err(SysError::path("open", PATH, why));
+    }
+    rustix::pty::unlockpt(&master).map_err(|e| SysError::path("ioctl TIOCSPTLCK", PATH, e))?;
+    // From the master itself: a path below /dev/pts could be another's.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let other = rustix::pty::ioctl_tiocgptpeer(&master, flags)
+        .map_err(|e| SysError::path("ioctl TIOCGPTPEER", PATH, e))?;
+    Ok((master, other))
 }
 
 /// The socket to which an OCI runtime sends a terminal's master (runc, docs/terminals.md).
@@ -75,10 +102,8 @@ impl ConsoleSocket {
 mod tests {
     use std::os::fd::BorrowedFd;
 
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
-    use rustix::pty::OpenptFlags;
-
     use super::*;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
 
     fn send(path: &Path, fds: &[BorrowedFd<'_>]) {
         let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
@@ -90,6 +115,15 @@ mod tests {
         }
         let bytes = [io::IoSlice::new(b"/dev/ptmx")];
         rustix::net::sendmsg(&socket, &bytes, &mut ancillary, SendFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn both_sides_of_a_new_terminal_are_one() {
+        let (master, other) = open_here().unwrap();
+        assert!(rustix::termios::isatty(&other));
+        resize(&master, 77, 33).unwrap();
+        let size = rustix::termios::tcgetwinsize(&other).unwrap();
+        assert_eq!((size.ws_col, size.ws_row), (77, 33));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustix::net::{
 use crate::SysError;
 
 /// File descriptors that one message may carry.
-pub const FDS_MAX: usize = 4;
+pub const FDS_MAX: usize = 5;
 
 /// Room in a socket's send buffer, bytes: the kernel counts each message at more than twice its size.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
@@ -26,6 +26,8 @@ pub struct Message {
     pub length: usize,
     /// The file descriptors that came along, close-on-exec.
     pub fds: Vec<OwnedFd>,
+    /// The process that sent it, as this PID namespace knows it; only on a socket that [`tell_senders`] was called on.
+    pub sender: Option<u32>,
 }
 
 /// Binds and listens at `path`, replacing a socket that a dead owner left there. Mode 0600.
@@ -86,6 +88,15 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), SysError> {
     Ok((a, b))
 }
 
+/// Messages that this socket receives say from now on which process sent them (unix(7), SO_PASSCRED).
+///
+/// # Errors
+/// The system call.
+pub fn tell_senders(socket: BorrowedFd<'_>) -> Result<(), SysError> {
+    rustix::net::sockopt::set_socket_passcred(socket, true)
+        .map_err(|e| SysError::bare("setsockopt SO_PASSCRED", e))
+}
+
 /// Sends one message with its file descriptors, whole or not at all.
 ///
 /// # Errors
@@ -118,24 +129,26 @@ pub fn next_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
 /// # Errors
 /// The system call, `WouldBlock` when there is no message now; `InvalidData` when it does not fit.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Message> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX), ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let received = rustix::io::retry_on_intr(|| {
         rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)
     })?;
-    let fds = ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+    let (mut fds, mut sender) = (Vec::new(), None);
+    for message in ancillary.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(received) => fds.extend(received),
+            RecvAncillaryMessage::ScmCredentials(who) => {
+                sender = u32::try_from(who.pid.as_raw_nonzero().get()).ok()
+            }
+            _ => {}
+        }
+    }
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message larger than any frame"));
     }
-    Ok(Message { length: received.bytes, fds })
+    Ok(Message { length: received.bytes, fds, sender })
 }
 
 fn open() -> Result<OwnedFd, SysError> {

@@ -21,9 +21,13 @@ pub const CNI_PLUGIN_MAX: Duration = Duration::from_secs(60);
 /// How long a forwarded port's connection may take to be accepted.
 pub const PORT_DIAL_MAX: Duration = Duration::from_secs(30);
 /// How long a streaming connection may go without a byte in either direction before it counts as lost.
-pub const STREAM_IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);
+pub const STREAM_IDLE_DEFAULT: Duration = Duration::from_secs(4 * 60 * 60);
 /// How long a streaming client may take to open the channels that belong together.
-pub const STREAM_CREATION_MAX: Duration = Duration::from_secs(30);
+pub const STREAM_CREATION_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a streaming client may take from the URL to the connection.
+pub const STREAM_TOKEN_DEFAULT: Duration = Duration::from_secs(60);
+/// Streaming sessions at once.
+pub const STREAM_SESSIONS_DEFAULT: usize = 512;
 /// Requests that may wait for one pod's driver.
 pub const POD_QUEUE_MAX: usize = 256;
 /// Container events that one subscriber may lag behind.

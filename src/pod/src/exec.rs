@@ -127,7 +127,14 @@ impl Pods {
         let (stdout, stdout_end) = pipe_to_read().map_err(step)?;
         let (stderr, stderr_end) = pipe_to_read().map_err(step)?;
         let fds = ExecFds { stdin: None, stdout: Some(stdout_end), stderr: Some(stderr_end) };
-        let request = ExecProcess { exec: exec.clone(), container: id.clone(), process, tty: false, timeout };
+        let request = ExecProcess {
+            exec: exec.clone(),
+            container: id.clone(),
+            process,
+            tty: false,
+            timeout,
+            native: None,
+        };
         shim.exec(request, fds).await.map_err(|e| PodError::container_step("exec", &id, e))?;
         let mut output = Collected::default();
         let ended = output.until_exit(stdout, stderr, shim.wait_exec(&exec));
@@ -181,6 +188,7 @@ impl Pods {
             process,
             tty: wanted.tty,
             timeout: None,
+            native: None,
         };
         let started = shim.exec(request, fds).await.map_err(|e| PodError::container_step("exec", &id, e))?;
         streams.terminal = started.terminal;

@@ -15,7 +15,7 @@ mod shim;
 pub use error::ShimError;
 pub use exits::{exit_records, forget_exits};
 pub use local::LocalShims;
-pub use shim::{ExecExit, ExecFds, ExecProcess, ExecStarted, Shim};
+pub use shim::{ExecExit, ExecFds, ExecProcess, ExecStarted, Filter, NativeExec, Shim};
 // What callers say and hear: they know these words, and no frame.
 pub use wire::{
     ContainerState, Event, ExitRecord, LogTarget, OciRuntime, Phase, RunContainer, Started, StateReply,
@@ -24,6 +24,8 @@ pub use wire::{
 
 /// What a shim tells, from when it was asked for on.
 pub type Events = tokio::sync::broadcast::Receiver<Event>;
+
+use std::path::PathBuf;
 
 use model::PodId;
 
@@ -34,6 +36,8 @@ pub struct ShimSpec {
     pub pod: PodId,
     /// The containers of the pod share a PID namespace, which the shim makes, with its pid 1.
     pub shared_pid: bool,
+    /// The pin of the pod's own user namespace, where it has one.
+    pub user_namespace: Option<PathBuf>,
 }
 
 /// Whatever starts shims and finds them again.

@@ -15,8 +15,26 @@ use wire::{ContainerState, Event, HelloReply, ReplyBody, RequestBody, RunContain
 use crate::ShimError;
 use crate::connection::Connection;
 
+/// A system call filter as the kernel takes it.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// A memfd of `struct sock_filter`s.
+    pub memory: Arc<OwnedFd>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
+
+/// What a shim that starts an exec's process itself cannot read from the OCI Process.
+#[derive(Clone, Debug, Default)]
+pub struct NativeExec {
+    /// The name of the session keyring that the container's processes share; a new keyring without.
+    pub keyring: Option<String>,
+    /// The container's filter, if it has one.
+    pub filter: Option<Filter>,
+}
+
 /// A process to start in a running container.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ExecProcess {
     /// Its id, made by the caller.
     pub exec: ExecId,
@@ -28,6 +46,8 @@ pub struct ExecProcess {
     pub tty: bool,
     /// After this, the shim kills its whole subtree.
     pub timeout: Option<Duration>,
+    /// The shim starts it itself, if it can. Absent, or where it cannot: the OCI runtime does.
+    pub native: Option<NativeExec>,
 }
 
 /// The caller's ends of standard streams: one to read from, two to write to. Absent ones are /dev/null.
@@ -115,6 +135,11 @@ impl Shim {
         self.shared.hello.pod_init
     }
 
+    /// Whether it starts execs itself when it is asked to. Older shims do not, nor one whose program could be written.
+    pub fn execs_natively(&self) -> bool {
+        self.shared.hello.native_exec
+    }
+
     /// Creates and starts a container.
     ///
     /// # Errors
@@ -155,6 +180,7 @@ impl Shim {
         const ATTEMPT: &str = "exec";
         let connection = &self.shared.connection;
         let process = self.in_memory(ATTEMPT, &exec.process)?;
+        let native = exec.native.as_ref().filter(|_| self.execs_natively());
         let body = RequestBody::Exec(wire::ExecProcess {
             exec: exec.exec.clone(),
             container: exec.container,
@@ -163,9 +189,14 @@ impl Shim {
             stdin: fds.stdin.is_some(),
             stdout: fds.stdout.is_some(),
             stderr: fds.stderr.is_some(),
+            native: native.map(|native| wire::NativeExec {
+                keyring: native.keyring.clone(),
+                filter_flags: native.filter.as_ref().map(|filter| filter.flags),
+            }),
         });
         let mut borrowed = vec![process.as_fd()];
         borrowed.extend(borrow(&fds));
+        borrowed.extend(native.and_then(|native| native.filter.as_ref()).map(|filter| filter.memory.as_fd()));
         connection.expect_exit(&exec.exec);
         let forget = Forget { connection, exec: Some(&exec.exec) };
         let started = match self.call(ATTEMPT, body, &borrowed, OCI_RUNTIME_MAX + SHIM_REPLY_MAX).await? {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use kernel::enter::Mark;
 use kernel::pidfd::PidFd;
 use kernel::process::Exit;
 use kernel::{SysError, seqpacket};
@@ -16,6 +17,8 @@ use rustix::fs::MemfdFlags;
 use wire::{Event, ExecProcess, ExecStarted, Failure, FailureKind, KillExec, ReplyBody};
 
 use crate::container::{Phase, not_found};
+use crate::native::Start;
+use crate::note::note;
 use crate::requests::{Asked, failure};
 use crate::runtime::{Call, Purpose, failed, read_pid};
 use crate::server::Server;
@@ -27,6 +30,23 @@ const SIGKILL: i32 = 9;
 /// How often what survives a kill is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(10);
 
+/// What was asked for, until its process runs.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) exec: ExecProcess,
+    /// The OCI Process as JSON, in a memfd.
+    pub(crate) process: OwnedFd,
+    /// Standard input, output, error.
+    pub(crate) streams: [Option<OwnedFd>; 3],
+}
+
+impl Request {
+    /// How long its start may take.
+    fn allowed(&self) -> Duration {
+        self.exec.timeout.unwrap_or(OCI_RUNTIME_MAX).min(OCI_RUNTIME_MAX)
+    }
+}
+
 /// An exec, from its request to its exit.
 #[derive(Debug)]
 pub(crate) struct Exec {
@@ -37,6 +57,10 @@ pub(crate) struct Exec {
     pub(crate) files: Option<(OwnedFd, OwnedFd)>,
     pub(crate) pid_file: PathBuf,
     pub(crate) process: Option<PidFd>,
+    /// While this shim starts it itself.
+    pub(crate) start: Option<Start>,
+    /// What it and all that it starts carry, when this shim has started it.
+    pub(crate) mark: Option<Mark>,
     /// When its subtree is killed (again).
     pub(crate) kill_at: Option<Instant>,
     pub(crate) timed_out: bool,
@@ -52,6 +76,8 @@ impl Exec {
             files: None,
             pid_file,
             process: None,
+            start: None,
+            mark: None,
             kill_at: None,
             timed_out: false,
             tree: BTreeSet::new(),
@@ -62,7 +88,10 @@ impl Exec {
     pub(crate) fn kill(&mut self, now: Instant) {
         if let Some(process) = &self.process {
             self.tree.insert(process.pid());
-            subtree::kill(&mut self.tree);
+            subtree::kill(&mut self.tree, self.mark.as_ref());
+        }
+        if let Some(start) = &self.start {
+            start.kill(self.process.as_ref());
         }
         self.kill_at = Some(now + KILL_AGAIN);
     }
@@ -74,6 +103,10 @@ impl Exec {
 
     /// Kills it when its time has come.
     pub(crate) fn expire(&mut self, now: Instant) {
+        if let Some(start) = &mut self.start {
+            start.expire(now, self.process.as_ref());
+            return;
+        }
         // While the runtime still starts it, the runtime's own deadline is the one that counts.
         if self.process.is_some() && self.kill_at.is_some_and(|at| now >= at) {
             // A kill that was asked for is no timeout.
@@ -104,24 +137,56 @@ impl Server {
         }
         let missing = || failure(STAGE, "a file descriptor is missing", FailureKind::Invalid);
         let mut fds = fds.into_iter();
-        let spec = fds.next().ok_or_else(missing)?;
+        let process = fds.next().ok_or_else(missing)?;
         let mut next =
             |present: bool| if present { fds.next().map(Some).ok_or_else(missing) } else { Ok(None) };
         let streams = [next(exec.stdin)?, next(exec.stdout)?, next(exec.stderr)?];
+        let filter = next(exec.native.as_ref().is_some_and(|native| native.filter_flags.is_some()))?;
 
+        let id = exec.exec.clone();
         let bundle = &container.spec.bundle;
-        let short = exec.exec.short();
-        let mut entry = Exec::new(asked, bundle.join(format!("exec-{short}.pid")));
+        let mut entry = Exec::new(asked, bundle.join(format!("exec-{}.pid", id.short())));
+        // A time that the clock cannot reach never comes.
+        entry.kill_at = exec.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut request = Request { exec, process, streams };
+        if let Some(native) = request.exec.native.take().filter(|_| self.sealed) {
+            let allowed = request.allowed();
+            match self.start_native(request, &native, filter, allowed) {
+                Ok(start) => {
+                    entry.start = Some(start);
+                    self.execs.insert(id, entry);
+                    return Ok(());
+                }
+                Err((unable, failure)) => {
+                    note(format_args!("an exec is left to the OCI runtime: {failure}"));
+                    request = *unable;
+                }
+            }
+        }
+        self.execs.insert(id.clone(), entry);
+        self.exec_by_runtime(&id, request).inspect_err(|_| drop(self.execs.remove(&id)))
+    }
+
+    /// Lets the OCI runtime start the process of an exec.
+    pub(crate) fn exec_by_runtime(&mut self, id: &ExecId, request: Request) -> Result<(), Failure> {
+        const STAGE: &str = "exec";
+        let allowed = request.allowed();
+        let Request { exec, process, streams } = request;
+        let Some(container) = self.containers.get(&exec.container) else {
+            return Err(not_found(STAGE, &exec.container));
+        };
+        let Some(entry) = self.execs.get_mut(id) else { return Ok(()) };
+        let bundle = &container.spec.bundle;
         let log = rustix::fs::memfd_create("runtime.log", MemfdFlags::CLOEXEC)
             .map_err(|e| failed(STAGE, &SysError::bare("memfd_create", e)))?;
         let log_path = seqpacket::through(log.as_fd());
         let mut args: Vec<OsString> = vec!["exec".into(), "--detach".into()];
-        args.extend(["--process".into(), seqpacket::through(spec.as_fd()).into()]);
+        args.extend(["--process".into(), seqpacket::through(process.as_fd()).into()]);
         args.extend(["--pid-file".into(), entry.pid_file.clone().into()]);
-        entry.files = Some((spec, log));
+        entry.files = Some((process, log));
         let (theirs, stderr) = if exec.tty {
-            let console =
-                Console::listen(bundle, &format!("exec-{short}.sock")).map_err(|e| failed(STAGE, &e))?;
+            let console = Console::listen(bundle, &format!("exec-{}.sock", id.short()))
+                .map_err(|e| failed(STAGE, &e))?;
             args.extend(["--console-socket".into(), console.given().into()]);
             entry.console = Some(console);
             let (ours, theirs) = stdio::words().map_err(|e| failed(STAGE, &e))?;
@@ -132,13 +197,9 @@ impl Server {
             (Theirs { stdin, stdout, stderr }, None)
         };
         args.push(exec.container.to_string().into());
-        let allowed = exec.timeout.unwrap_or(OCI_RUNTIME_MAX).min(OCI_RUNTIME_MAX);
-        // A time that the clock cannot reach never comes.
-        entry.kill_at = exec.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let call = Call { runtime: &container.spec.runtime, log: log_path, args, theirs, stderr, allowed };
-        let (pid, job) = call.start(Purpose::Exec(exec.exec.clone()))?;
+        let (pid, job) = call.start(Purpose::Exec(id.clone()))?;
         self.jobs.insert(pid, job);
-        self.execs.insert(exec.exec, entry);
         Ok(())
     }
 
@@ -171,6 +232,8 @@ impl Server {
     }
 
     pub(crate) fn exec_exited(&mut self, id: &ExecId, exit: Exit) {
+        // Who asked for its start is answered first.
+        self.native_started(id);
         if let Some(mut exec) = self.execs.remove(id) {
             if exec.killed() {
                 // Its process is dead, and what it had started must not outlive the kill either.

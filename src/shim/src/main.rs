@@ -11,6 +11,7 @@ mod cri_log;
 mod daemon;
 mod exec;
 mod memory;
+mod native;
 mod note;
 mod options;
 mod orphan;

@@ -41,6 +41,7 @@ impl Server {
     }
 
     fn ended(&mut self, exit: Exit, at: UnixNanos) {
+        self.hear_all();
         let is = |process: Option<&PidFd>| process.is_some_and(|process| process.pid() == exit.pid);
         if let Some(job) = self.jobs.remove(&exit.pid) {
             self.job_ended(job, exit.code);

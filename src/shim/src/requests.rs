@@ -35,6 +35,7 @@ impl Server {
                 version: wire::VERSION,
                 pid: std::process::id(),
                 pod_init: self.pod_init,
+                native_exec: self.sealed,
             }))),
             RequestBody::Run(spec) => self.run_container(asked, *spec).err().map(Err),
             RequestBody::Kill(kill) => {

@@ -136,7 +136,7 @@ impl Job {
     pub(crate) fn expire(&mut self, now: Instant) {
         if now >= self.deadline {
             self.late |= !self.aborted;
-            subtree::kill(&mut self.tree);
+            subtree::kill(&mut self.tree, None);
             self.deadline = now + Duration::from_millis(50);
         }
     }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use kernel::cgroup::Hierarchy;
 use kernel::clock::now;
 use kernel::epoll::{Epoll, Interest, Ready};
 use kernel::process::{self, Exit};
@@ -43,6 +44,8 @@ pub(crate) enum Source {
     AttachOut(ContainerId),
     AttachIn(ContainerId),
     Oom(ContainerId),
+    /// What the children of a native exec say.
+    Words(ExecId),
 }
 
 /// The descriptors that the loop waits on, by token.
@@ -90,6 +93,10 @@ pub(crate) struct Server {
     pub(crate) strays: BTreeMap<u32, (Exit, UnixNanos)>,
     pub(crate) sweeps: Vec<Sweep>,
     pub(crate) pod_init: Option<u32>,
+    /// Where cgroups are, once an exec had to know.
+    pub(crate) hierarchy: Option<Hierarchy>,
+    /// Whether nobody can write the program that this process runs: then it may enter containers.
+    pub(crate) sealed: bool,
     pub(crate) exits: PathBuf,
     pub(crate) socket: PathBuf,
     /// Set by the last request.
@@ -120,6 +127,8 @@ impl Server {
             strays: BTreeMap::new(),
             sweeps: Vec::new(),
             pod_init,
+            hierarchy: None,
+            sealed: kernel::sealed::is_own_program(),
             exits: options.exits.clone(),
             orphan: Orphan::new(socket.clone())?,
             socket,
@@ -159,6 +168,7 @@ impl Server {
                     container.clients.retain(|client| !client.is_gone());
                 }
             }
+            Source::Words(id) => self.hear(&id),
             Source::Stdin(id) => {
                 if let Some(container) = self.containers.get_mut(&id) {
                     container.flush_stdin(&mut self.watch);
@@ -190,11 +200,17 @@ impl Server {
     /// How long nothing has to be done unless something happens.
     fn timeout(&self) -> Option<Duration> {
         let jobs = self.jobs.values().map(|job| job.deadline);
-        let execs = self.execs.values().filter(|exec| exec.process.is_some()).filter_map(|exec| exec.kill_at);
+        let execs = self
+            .execs
+            .values()
+            .filter(|exec| exec.process.is_some() && exec.start.is_none())
+            .filter_map(|exec| exec.kill_at);
+        let starts = self.execs.values().filter_map(|exec| exec.start.as_ref().map(|start| start.deadline));
         let sweeps = self.sweeps.iter().map(|sweep| sweep.again_at);
         let disk =
             self.containers.values().any(|c| c.record_owed || c.log.owes_marker()).then_some(self.disk_retry);
-        let next = jobs.chain(execs).chain(sweeps).chain(disk).chain(self.orphan.look_at()).min()?;
+        let next =
+            jobs.chain(execs).chain(starts).chain(sweeps).chain(disk).chain(self.orphan.look_at()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use kernel::enter::Mark;
 use kernel::process::{self, Process};
 
 const SIGKILL: i32 = 9;
@@ -12,14 +13,18 @@ const PASSES_MAX: usize = 8;
 /// Kills `roots` and all that they have started. What it found is added to `roots`, so that a later call
 /// still knows the sessions and groups of those that are dead by then.
 ///
-/// What has left by a double fork belongs to the container's pid 1 by now and is not found.
-pub(crate) fn kill(roots: &mut BTreeSet<u32>) {
+/// What has left by a double fork belongs to the container's pid 1 by now; it is found where it carries the `mark`.
+pub(crate) fn kill(roots: &mut BTreeSet<u32>, mark: Option<&Mark>) {
     let table = || process::table().unwrap_or_default();
     // First they are stopped, and the table is read again until it shows nobody new: what one of them forked
     // before it stopped is found, and a stopped one forks no more.
     let mut stopped = BTreeSet::new();
     for _ in 0..PASSES_MAX {
-        let members = members(&table(), roots);
+        let table = table();
+        if let Some(mark) = mark {
+            roots.extend(table.iter().map(|process| process.pid).filter(|pid| mark.is_on(*pid)));
+        }
+        let members = members(&table, roots);
         roots.extend(&members);
         let new: Vec<u32> = members.difference(&stopped).copied().collect();
         if new.is_empty() {

@@ -1,29 +1,17 @@
-//! Logs, execs, attaches and terminals, with the real crun.
+//! Logs, attaches and terminals, with the real crun.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
 mod node;
 
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use model::{Classify as _, ErrorKind, ExecId, Signal, chain};
-use node::{Node, Want, able, exit, records, sh, texts, within};
-use shim_client::{ExecFds, ExecProcess, Shims as _};
+use model::{Classify as _, ErrorKind, Signal};
+use node::{Node, Want, able, exit, read_all, records, sh, texts, within};
+use shim_client::{ExecFds, Shims as _};
 use wire::StdioSpec;
-
-/// Reads to the end on a thread of its own, as the service's streaming server would.
-async fn read_all(fd: OwnedFd) -> String {
-    let read = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::new();
-        // A terminal ends with an error.
-        let _ = File::from(fd).read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    });
-    tokio::time::timeout(Duration::from_secs(10), read).await.expect("the stream ends").unwrap()
-}
 
 /// Prints `count` numbered lines, about ten thousand a second.
 fn numbered(count: u32) -> String {
@@ -36,131 +24,6 @@ fn assert_numbered(lines: &[String], count: u32) {
     let expected: Vec<String> = (0..count).map(|n| format!("line {n}")).collect();
     assert_eq!(lines.len(), expected.len());
     assert!(lines == expected, "lines are out of order or torn");
-}
-
-fn alive(marker: &str) -> usize {
-    let table = kernel::process::table().unwrap();
-    let line = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    table.iter().filter(|process| !process.zombie && line(process.pid).contains(marker)).count()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_exec_has_its_own_streams_and_code_and_the_containers_world() {
-    if !able() {
-        return;
-    }
-    let node = Node::new();
-    let shim = node.shim().await;
-    let id = node.run(&shim, &sh("touch /tmp/here; echo > /tmp/here; sleep 1000")).await;
-    let mut times = Vec::new();
-    for code in [0, 1, 42] {
-        let began = Instant::now();
-        let exec = node.exec(&shim, &id, &format!("echo said {code}; exit {code}"), None).await;
-        let ended = shim.wait_exec(&exec.exec).await.unwrap();
-        times.push(began.elapsed());
-        assert_eq!((ended.code, ended.timed_out), (code, false));
-        assert_eq!(read_all(exec.stdout).await, format!("said {code}\n"));
-    }
-    println!("exec with crun, start to exit: {times:?}");
-    let exec = node.exec(&shim, &id, "kill -9 $$", None).await;
-    assert_eq!(shim.wait_exec(&exec.exec).await.unwrap().code, 137);
-    let twice = shim.wait_exec(&exec.exec).await.unwrap_err();
-    assert_eq!(twice.kind(), ErrorKind::NotFound);
-    assert_eq!(
-        fs::read_dir(node.path().join("bundles").join(&id)).unwrap().count(),
-        3,
-        "an exec left a file"
-    );
-
-    let missing = ExecProcess {
-        exec: ExecId::from_bytes([3; 32]),
-        container: id.clone(),
-        process: node.process(&["nope".into()], false),
-        tty: false,
-        timeout: None,
-    };
-    let text = chain(&shim.exec(missing, ExecFds::default()).await.unwrap_err());
-    assert!(text.contains("runtime exec") && text.contains("`nope` not found"), "{text}");
-    shim.kill(&id, Signal::KILL, true).await.unwrap();
-    exit(&shim, &id).await;
-    let late = ExecProcess {
-        exec: ExecId::from_bytes([4; 32]),
-        container: id.clone(),
-        process: node.process(&["true".into()], false),
-        tty: false,
-        timeout: None,
-    };
-    assert_eq!(shim.exec(late, ExecFds::default()).await.unwrap_err().kind(), ErrorKind::WrongState);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_execs_timeout_and_kill_take_its_whole_subtree() {
-    if !able() {
-        return;
-    }
-    let node = Node::new();
-    let shim = node.shim().await;
-    let id = node.run(&shim, &sh("sleep 1000")).await;
-    let script = "setsid sleep 4441 & (sleep 4441; true) & sleep 4441";
-    let exec = node.exec(&shim, &id, script, Some(Duration::from_millis(400))).await;
-    let began = Instant::now();
-    let ended = shim.wait_exec(&exec.exec).await.unwrap();
-    assert!(ended.timed_out && ended.code == 137, "{ended:?}");
-    assert!(began.elapsed() < Duration::from_secs(2));
-    assert_eq!(read_all(exec.stdout).await, "");
-    assert_eq!(alive("4441"), 0);
-
-    let exec = node.exec(&shim, &id, "sleep 4442 & sleep 4442", None).await;
-    shim.kill_exec(&exec.exec).await.unwrap();
-    let ended = shim.wait_exec(&exec.exec).await.unwrap();
-    assert_eq!((ended.code, ended.timed_out), (137, false));
-    within(Duration::from_secs(2), "end of the subtree", async || (alive("4442") == 0).then_some(())).await;
-    shim.kill_exec(&exec.exec).await.unwrap();
-    assert_eq!(shim.state().await.unwrap().len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_execs_timeout_beyond_the_clock_never_comes() {
-    if !able() {
-        return;
-    }
-    let node = Node::new();
-    let shim = node.shim().await;
-    let id = node.run(&shim, &sh("sleep 1000")).await;
-    // The second is within the clock, and far more milliseconds than epoll_wait(2) takes.
-    for timeout in [Duration::MAX, Duration::from_secs(u32::MAX.into())] {
-        let exec = node.exec(&shim, &id, "sleep 0.3; exit 7", Some(timeout)).await;
-        let ended = shim.wait_exec(&exec.exec).await.unwrap();
-        assert_eq!((ended.code, ended.timed_out), (7, false), "{timeout:?}");
-    }
-    assert_eq!(shim.state().await.unwrap().len(), 1, "the shim and its container live on");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_of_an_exec_is_the_callers() {
-    if !able() {
-        return;
-    }
-    let node = Node::new();
-    let shim = node.shim().await;
-    let id = node.run(&shim, &sh("sleep 1000")).await;
-    let exec = ExecId::from_bytes([5; 32]);
-    let process = ExecProcess {
-        exec: exec.clone(),
-        container: id.clone(),
-        process: node
-            .process(&["sh".into(), "-c".into(), "tty; read line; stty size; echo got $line".into()], true),
-        tty: true,
-        timeout: None,
-    };
-    let started = shim.exec(process, ExecFds::default()).await.map_err(|e| chain(&e)).unwrap();
-    let terminal = started.terminal.unwrap();
-    rustix::io::ioctl_fionbio(&terminal, false).unwrap();
-    kernel::pty::resize(&terminal, 101, 31).unwrap();
-    File::from(terminal.try_clone().unwrap()).write_all(b"hello\n").unwrap();
-    let said = read_all(terminal).await;
-    assert!(said.contains("/dev/pts/0") && said.contains("31 101") && said.contains("got hello"), "{said:?}");
-    assert_eq!(shim.wait_exec(&exec).await.unwrap().code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,12 @@ pub struct Metrics {
     pub images: Level,
     /// What layers take on disk, bytes.
     pub image_bytes: Level,
+    /// Exec, attach and port-forward sessions that run.
+    pub streaming_sessions: Level,
+    /// URLs of sessions that are out and not begun.
+    pub streaming_tokens: Level,
+    /// Asynchronous tasks of the service.
+    pub tasks: Level,
     recovery: Gauge<f64, AtomicU64>,
 }
 
@@ -95,6 +101,20 @@ impl Metrics {
         registry.register("images", "Images that are listed", images.0.clone());
         let image_bytes = Level::default();
         registry.register_with_unit("image", "What layers take on disk", Unit::Bytes, image_bytes.0.clone());
+        let streaming_sessions = Level::default();
+        registry.register(
+            "streaming_sessions",
+            "Exec, attach and port-forward sessions that run",
+            streaming_sessions.0.clone(),
+        );
+        let streaming_tokens = Level::default();
+        registry.register(
+            "streaming_tokens",
+            "URLs of sessions that are out and not begun",
+            streaming_tokens.0.clone(),
+        );
+        let tasks = Level::default();
+        registry.register("tasks", "Asynchronous tasks of the service", tasks.0.clone());
         let recovery = Gauge::default();
         registry.register_with_unit(
             "recovery_duration",
@@ -121,6 +141,9 @@ impl Metrics {
             containers,
             images,
             image_bytes,
+            streaming_sessions,
+            streaming_tokens,
+            tasks,
             recovery,
         })
     }

@@ -18,8 +18,8 @@ pub use reply::{
     StateReply,
 };
 pub use request::{
-    Attach, ExecProcess, KillContainer, KillExec, LogTarget, OciRuntime, Request, RequestBody, Resize,
-    RunContainer, StdioSpec,
+    Attach, ExecProcess, KillContainer, KillExec, LogTarget, NativeExec, OciRuntime, Request, RequestBody,
+    Resize, RunContainer, StdioSpec,
 };
 
 /// The version of the frames and of the exit record.

@@ -40,6 +40,9 @@ pub struct HelloReply {
     /// The host's id of pid 1 in the pod's shared PID namespace, while it lives.
     #[serde(default)]
     pub pod_init: Option<u32>,
+    /// Whether it starts execs itself when it is asked to.
+    #[serde(default)]
+    pub native_exec: bool,
 }
 
 /// A container that runs.

@@ -32,7 +32,8 @@ pub enum RequestBody {
         container: ContainerId,
     },
     /// Start a process in a running container. File descriptors: the OCI Process as JSON in a memfd, then
-    /// those of stdin, stdout and stderr that are marked present. Answered by `ExecStarted`.
+    /// those of stdin, stdout and stderr that are marked present, then the system call filter where there is one.
+    /// Answered by `ExecStarted`.
     Exec(ExecProcess),
     /// Signal an exec's process, or with SIGKILL its whole subtree.
     KillExec(KillExec),
@@ -145,6 +146,20 @@ pub struct ExecProcess {
     /// Whether one for standard error follows.
     #[serde(default)]
     pub stderr: bool,
+    /// The shim starts it itself, if it can; absent, or where it cannot, the OCI runtime does. Only for shims whose
+    /// [`crate::HelloReply::native_exec`] says so: older ones ignore this, and would the filter's descriptor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<NativeExec>,
+}
+
+/// What the shim cannot read from the OCI Process when it starts one itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NativeExec {
+    /// The name of the session keyring that the container's processes share; a new keyring without.
+    pub keyring: Option<String>,
+    /// The flags to load the system call filter with (seccomp(2)); then a memfd of `struct sock_filter`s follows.
+    pub filter_flags: Option<u32>,
 }
 
 /// A signal for an exec.

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use image::Images;
 use network::{NetworkStatus, PodNetwork};
 use pod::{ContainerPhase, PodPhase, Pods};
+use rpc::Streaming;
 use serde_json::{Value, json};
 use telemetry::Metrics;
+use tokio::runtime::Handle;
 
 use super::api::NodeStatus;
 
@@ -16,6 +18,9 @@ pub(crate) struct Node {
     pub(crate) images: Images,
     pub(crate) pods: Pods,
     pub(crate) network: Arc<dyn PodNetwork>,
+    pub(crate) streaming: Streaming,
+    /// Where requests and sessions run.
+    pub(crate) main: Handle,
 }
 
 impl Node {
@@ -48,6 +53,10 @@ impl Node {
         metrics.pods.set("not_ready", status.pods_not_ready);
         metrics.containers.set("running", status.containers_running);
         metrics.containers.set("other", status.containers_other);
+        let (sessions, tokens) = self.streaming.levels();
+        metrics.streaming_sessions.set(sessions);
+        metrics.streaming_tokens.set(tokens);
+        metrics.tasks.set(self.main.metrics().num_alive_tasks());
         metrics.images.set(status.images);
         metrics.image_bytes.set(usize::try_from(status.image_bytes).unwrap_or(usize::MAX));
         let counters = self.images.counters();

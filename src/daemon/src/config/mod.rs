@@ -179,11 +179,26 @@ section! {
     /// Streaming.
     struct Streaming {
         /// Where the kubelet connects for exec, attach and port-forward. Port 0: any free one. A session
-        /// needs a one-time token, but the connection is plain: keep it on loopback.
+        /// needs a one-time token; beyond loopback it wants TLS too.
         address: Listen = Listen(Some(std::net::SocketAddr::new(
             std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
             0,
         ))),
+        /// How long a session may go without a byte in either direction before it counts as lost.
+        idle_timeout: Span = Span(model::limits::STREAM_IDLE_DEFAULT),
+        /// How long a client may take to open the streams of its session.
+        creation_timeout: Span = Span(model::limits::STREAM_CREATION_DEFAULT),
+        /// How long the URL of a session is good. It is good once.
+        token_timeout: Span = Span(model::limits::STREAM_TOKEN_DEFAULT),
+        /// Sessions at once; one more is refused (RESOURCE_EXHAUSTED, HTTP 503).
+        sessions_max: usize = model::limits::STREAM_SESSIONS_DEFAULT,
+        /// A certificate in PEM, with those that lead to its root: sessions speak TLS then, and their URLs begin
+        /// with https. New files are taken up without a restart; while they are of no use, the old ones serve.
+        tls_certificate: Option<PathBuf> = None,
+        /// The certificate's key, in PEM.
+        tls_key: Option<PathBuf> = None,
+        /// Certificates in PEM of those who sign clients' certificates: clients without one are turned away.
+        tls_client_ca: Option<PathBuf> = None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! each other. Everything that is wrong is told at once, before anything binds.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::layers::Loaded;
 use super::schema::{Fault, Origin};
@@ -11,6 +12,11 @@ use super::value::CgroupDriver;
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// A frame between shim and service holds a line with room to spare.
 const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// A session has about five descriptors.
+const SESSIONS_MAX: usize = 10_000;
+/// A week.
+const STREAMING_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Linux's capabilities (capabilities(7), 6.x), without `CAP_`.
 const CAPABILITIES: [&str; 41] = [
@@ -64,6 +70,7 @@ pub(crate) fn check(loaded: &Loaded, faults: &mut Vec<Fault>) {
     check.lengths();
     check.names();
     check.bounds();
+    check.streaming();
 }
 
 struct Check<'a> {
@@ -97,6 +104,9 @@ impl Check<'_> {
             ("network.conf_template", &config.network.conf_template),
             ("security.seccomp_profile", &config.security.seccomp_profile),
             ("pods.shim", &config.pods.shim),
+            ("streaming.tls_certificate", &config.streaming.tls_certificate),
+            ("streaming.tls_key", &config.streaming.tls_key),
+            ("streaming.tls_client_ca", &config.streaming.tls_client_ca),
         ];
         paths.extend(optional.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.as_deref()?))));
         paths.extend(config.images.certs_d.iter().map(|path| ("images.certs_d".to_owned(), path.as_path())));
@@ -207,7 +217,38 @@ impl Check<'_> {
         );
         self.unless(!config.network.bin_dirs.is_empty(), "network.bin_dirs", "must name a directory");
         self.unless(!config.network.plugin_timeout.0.is_zero(), "network.plugin_timeout", "must not be zero");
-        self.unless(config.streaming.address.0.is_some(), "streaming.address", "must not be empty");
+    }
+
+    fn streaming(&mut self) {
+        let streaming = &self.loaded.config.streaming;
+        self.unless(streaming.address.0.is_some(), "streaming.address", "must not be empty");
+        for (key, span) in [
+            ("streaming.idle_timeout", streaming.idle_timeout),
+            ("streaming.creation_timeout", streaming.creation_timeout),
+            ("streaming.token_timeout", streaming.token_timeout),
+        ] {
+            self.unless(
+                !span.0.is_zero() && span.0 <= STREAMING_TIMEOUT_MAX,
+                key,
+                "must be from 1ms to 168h",
+            );
+        }
+        self.unless(
+            (1..=SESSIONS_MAX).contains(&streaming.sessions_max),
+            "streaming.sessions_max",
+            format!("must be from 1 to {SESSIONS_MAX}"),
+        );
+        match (&streaming.tls_certificate, &streaming.tls_key) {
+            (Some(_), None) => self.fault("streaming.tls_certificate", "needs streaming.tls_key beside it"),
+            (None, Some(_)) => self.fault("streaming.tls_key", "needs streaming.tls_certificate beside it"),
+            (None, None) if streaming.tls_client_ca.is_some() => {
+                self.fault(
+                    "streaming.tls_client_ca",
+                    "needs streaming.tls_certificate and streaming.tls_key",
+                );
+            }
+            _ => {}
+        }
     }
 }
 
@@ -258,6 +299,19 @@ mod tests {
             ),
             ("[pods]\nlog_line_bytes_max = 1000000", "2: pods.log_line_bytes_max: must be from 256 to 65536"),
             ("[streaming]\naddress = ''", "2: streaming.address: must not be empty"),
+            ("[streaming]\nidle_timeout = '0s'", "2: streaming.idle_timeout: must be from 1ms to 168h"),
+            ("[streaming]\ntoken_timeout = '169h'", "2: streaming.token_timeout: must be from 1ms to 168h"),
+            ("[streaming]\nsessions_max = 0", "2: streaming.sessions_max: must be from 1 to 10000"),
+            ("[streaming]\ntls_certificate = '/c'", "2: streaming.tls_certificate: needs streaming.tls_key"),
+            ("[streaming]\ntls_key = '/k'", "2: streaming.tls_key: needs streaming.tls_certificate"),
+            (
+                "[streaming]\ntls_client_ca = '/a'",
+                "2: streaming.tls_client_ca: needs streaming.tls_certificate",
+            ),
+            (
+                "[streaming]\ntls_certificate = '/c'\ntls_key = 'k'",
+                "3: streaming.tls_key: k is not an absolute path",
+            ),
         ];
         for (text, expected) in cases {
             let faults = faults(text);

@@ -3,27 +3,31 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use model::limits::STREAM_CREATION_MAX;
 use pod::Pods;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::mux::{Channel, Incoming, Outgoing};
+use super::mux::{Channel, Incoming, Outgoing, READ};
 
-/// One read, bytes.
-const READ: usize = 16 * 1024;
 /// Channels whose other half has not come yet.
 const UNPAIRED_MAX: usize = 256;
 
 /// Serves connections until the client leaves.
-pub(super) async fn forward(pods: &Pods, pod: &str, ports: &[u16], mut channels: mpsc::Receiver<Channel>) {
-    let mut halves = Halves::default();
+pub(super) async fn forward(
+    pods: &Pods,
+    pod: &str,
+    ports: &[u16],
+    creation: Duration,
+    mut channels: mpsc::Receiver<Channel>,
+) {
+    let mut halves = Halves::new(creation);
     let mut connections = FuturesUnordered::new();
     loop {
         let channel = tokio::select! {
@@ -55,10 +59,18 @@ struct Pair {
 }
 
 /// Channels whose other half has not come yet, by request.
-#[derive(Debug, Default)]
-struct Halves(HashMap<String, (Instant, Channel)>);
+#[derive(Debug)]
+struct Halves {
+    /// How long one waits.
+    creation: Duration,
+    waiting: HashMap<String, (Instant, Channel)>,
+}
 
 impl Halves {
+    fn new(creation: Duration) -> Self {
+        Self { creation, waiting: HashMap::new() }
+    }
+
     /// Joins a channel to its other half, or keeps it until that comes.
     fn add(&mut self, channel: Channel, now: Instant) -> Result<Option<Pair>, (Channel, &'static str)> {
         if !matches!(channel.header("streamtype"), "data" | "error") {
@@ -69,18 +81,18 @@ impl Halves {
             "" => format!("port {}", channel.header("port")),
             id => id.to_owned(),
         };
-        let Some((since, other)) = self.0.remove(&key) else {
-            if self.0.len() >= UNPAIRED_MAX {
+        let Some((since, other)) = self.waiting.remove(&key) else {
+            if self.waiting.len() >= UNPAIRED_MAX {
                 return Err((channel, "too many channels wait for their other half"));
             }
-            self.0.insert(key, (now + STREAM_CREATION_MAX, channel));
+            self.waiting.insert(key, (now + self.creation, channel));
             return Ok(None);
         };
         match (channel.header("streamtype"), other.header("streamtype")) {
             ("data", "error") => Ok(Some(Pair { data: channel, error: other.outgoing })),
             ("error", "data") => Ok(Some(Pair { data: other, error: channel.outgoing })),
             _ => {
-                self.0.insert(key, (since, other));
+                self.waiting.insert(key, (since, other));
                 Err((channel, "a request has two channels of one kind"))
             }
         }
@@ -88,16 +100,20 @@ impl Halves {
 
     /// When the oldest will have waited for long enough; far away when there is none.
     fn next_expiry(&self) -> Instant {
-        let far = Instant::now() + STREAM_CREATION_MAX;
-        self.0.values().map(|(expiry, _)| *expiry).min().unwrap_or(far)
+        let far = Instant::now() + self.creation;
+        self.waiting.values().map(|(expiry, _)| *expiry).min().unwrap_or(far)
     }
 
     /// Refuses those that have.
     async fn expire(&mut self, now: Instant) {
-        let late: Vec<String> =
-            self.0.iter().filter(|(_, (expiry, _))| *expiry <= now).map(|(key, _)| key.clone()).collect();
+        let late: Vec<String> = self
+            .waiting
+            .iter()
+            .filter(|(_, (expiry, _))| *expiry <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in late {
-            if let Some((_, channel)) = self.0.remove(&key) {
+            if let Some((_, channel)) = self.waiting.remove(&key) {
                 refuse(channel, "the channel's other half did not come").await;
             }
         }
@@ -152,17 +168,18 @@ async fn carry(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing) ->
         write.shutdown().await
     };
     let down = async {
-        let mut buffer = vec![0; READ];
+        let mut buffer = BytesMut::new();
         loop {
+            buffer.reserve(READ);
             let bytes = tokio::select! {
-                bytes = read.read(&mut buffer) => bytes?,
+                bytes = read.read_buf(&mut buffer) => bytes?,
                 () = outgoing.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
             };
             if bytes == 0 {
                 outgoing.end().await;
                 return Ok(());
             }
-            if outgoing.send(Bytes::copy_from_slice(&buffer[..bytes])).await.is_err() {
+            if outgoing.send(buffer.split().freeze()).await.is_err() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
         }

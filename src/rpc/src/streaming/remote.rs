@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::ContainerId;
-use model::limits::{EXEC_SYNC_DRAIN_MAX, STREAM_CREATION_MAX};
+use model::limits::EXEC_SYNC_DRAIN_MAX;
 use pod::{ContainerPhase, PodError, Pods, Streams, Wanted};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -46,7 +46,12 @@ struct Remote {
 }
 
 /// Waits for the channels that the request promised. `None`: they did not come.
-async fn collect(wanted: Wanted, version: Version, mut channels: mpsc::Receiver<Channel>) -> Option<Remote> {
+async fn collect(
+    wanted: Wanted,
+    version: Version,
+    creation: Duration,
+    mut channels: mpsc::Receiver<Channel>,
+) -> Option<Remote> {
     let (mut stdin, mut stdout, mut stderr, mut resize, mut error) = (None, None, None, None, None);
     let resizes = wanted.tty && version.sizes;
     let complete = async {
@@ -68,12 +73,12 @@ async fn collect(wanted: Wanted, version: Version, mut channels: mpsc::Receiver<
         }
         Some(())
     };
-    let in_time = tokio::time::timeout(STREAM_CREATION_MAX, complete).await;
+    let in_time = tokio::time::timeout(creation, complete).await;
     let error = error?;
     match in_time {
         Ok(complete) => complete.map(|()| Remote { stdin, stdout, stderr, resize, error }),
         Err(_) => {
-            let why = format!("the channels that were asked for did not come within {STREAM_CREATION_MAX:?}");
+            let why = format!("the channels that were asked for did not come within {creation:?}");
             Status::Failed(why).say(error, version).await;
             None
         }
@@ -109,9 +114,10 @@ pub(super) async fn exec(
     command: Vec<String>,
     wanted: Wanted,
     version: Version,
+    creation: Duration,
     channels: mpsc::Receiver<Channel>,
 ) {
-    let Some(remote) = collect(wanted, version, channels).await else { return };
+    let Some(remote) = collect(wanted, version, creation, channels).await else { return };
     let mut session = match pods.exec(container, command, wanted).await {
         Ok(session) => session,
         Err(error) => return Status::from(&error).say(remote.error, version).await,
@@ -156,9 +162,10 @@ pub(super) async fn attach(
     container: &str,
     wanted: Wanted,
     version: Version,
+    creation: Duration,
     channels: mpsc::Receiver<Channel>,
 ) {
-    let Some(remote) = collect(wanted, version, channels).await else { return };
+    let Some(remote) = collect(wanted, version, creation, channels).await else { return };
     let mut attachment = match pods.attach(container, wanted).await {
         Ok(attachment) => attachment,
         Err(error) => return Status::from(&error).say(remote.error, version).await,
@@ -282,7 +289,9 @@ enum Gone {
 async fn output(from: Option<Arc<Fd>>, to: Option<Outgoing>, gone: Gone, exited: &CancellationToken) {
     let (Some(from), Some(to)) = (from, to) else { return };
     let mut to = Some(to);
+    from.widen();
     let mut patience = EXEC_SYNC_DRAIN_MAX;
+    let mut buffer = Vec::new();
     loop {
         let late = async {
             exited.cancelled().await;
@@ -291,7 +300,7 @@ async fn output(from: Option<Arc<Fd>>, to: Option<Outgoing>, gone: Gone, exited:
         let began = Instant::now();
         let read = tokio::select! {
             biased;
-            read = from.read() => read,
+            read = from.read(&mut buffer) => read,
             () = late => {
                 tracing::info!("the output of an exec is held open by what it left behind");
                 Ok(Bytes::new())

@@ -12,7 +12,9 @@ use hyper_util::rt::TokioIo;
 use image::{ImageConfig, Images, Overlay};
 use network::fake::FakeNetwork;
 use pod::{CgroupDriver, ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
-use rpc::{Condition, Conditions, Handler, ImageRpc, Node, Readiness, RuntimeRpc, Streaming};
+use rpc::{
+    Condition, Conditions, Handler, ImageRpc, Node, Readiness, RuntimeRpc, Streaming, StreamingConfig,
+};
 use shim_client::LocalShims;
 use telemetry::Metrics;
 use tokio::net::{UnixListener, UnixStream};
@@ -51,15 +53,11 @@ impl Started {
             images: images.clone(),
             snapshots: Arc::new(Overlay::new(&images).unwrap()),
             network: Arc::new(FakeNetwork::faultless()),
-            shims: Arc::new(LocalShims {
-                binary: "/nonexistent/shim".into(),
-                state: state.clone(),
-                root: root.clone(),
-            }),
+            shims: Arc::new(LocalShims::new("/nonexistent/shim".into(), state.clone(), root.clone())),
             metrics: Arc::clone(&metrics),
         };
         let pods = Pods::open(pods_config(root, &state), rooms).unwrap();
-        let (streaming, server) = Streaming::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (streaming, server) = Streaming::listen(StreamingConfig::default()).await.unwrap();
         let address = streaming.address();
         let stop = CancellationToken::new();
         tokio::spawn(server.serve(pods.clone(), stop.clone()));
@@ -138,7 +136,7 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
         netns_dir: state.join("netns"),
         handlers: BTreeMap::from([(
             "crun".to_owned(),
-            OciHandler { binary: "/nonexistent/crun".into(), recursive_read_only: false },
+            OciHandler { binary: "/nonexistent/crun".into(), ..OciHandler::default() },
         )]),
         default_handler: "crun".into(),
         cgroup_driver: CgroupDriver::Cgroupfs,

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use model::{Classify as _, ErrorKind, Signal};
-use wire::{OciRuntime, RunContainer, StdioSpec};
-
-use model::ExecId;
-use wire::Event;
+use model::{Classify as _, ErrorKind, ExecId, Signal};
+use wire::{Event, OciRuntime, RunContainer, StdioSpec};
 
 use super::*;
 use crate::{ExecFds, ExecProcess};
@@ -16,7 +13,7 @@ fn pod() -> PodId {
 }
 
 fn spec() -> ShimSpec {
-    ShimSpec { pod: pod(), shared_pid: false }
+    ShimSpec { pod: pod(), shared_pid: false, user_namespace: None }
 }
 
 fn run(n: u8) -> RunContainer {
@@ -38,6 +35,7 @@ fn exec(n: u8, container: &ContainerId) -> ExecProcess {
         process: serde_json::Value::Null,
         tty: false,
         timeout: None,
+        native: None,
     }
 }
 

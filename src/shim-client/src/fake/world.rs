@@ -135,6 +135,7 @@ impl World {
                 version: wire::VERSION,
                 pid: pod.pid,
                 pod_init: pod.pod_init,
+                native_exec: true,
             })),
             RequestBody::Run(run) => {
                 if pod.containers.contains_key(&run.container) {

@@ -3,7 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a part of the tests")]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use model::{ContainerId, ExecId, PodId};
 use serde_json::{Value, json};
-use shim_client::{ExecFds, ExecProcess, LocalShims, Shim, ShimSpec, Shims};
+use shim_client::{ExecFds, ExecProcess, LocalShims, NativeExec, Shim, ShimSpec, Shims};
 use tempfile::TempDir;
 use wire::{ContainerState, ExitRecord, LogTarget, OciRuntime, Phase, RunContainer, StdioSpec};
 
@@ -30,11 +31,15 @@ pub fn able() -> bool {
     root && crun
 }
 
+const CAPABILITIES: [&str; 3] = ["CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE"];
+
 pub struct Node {
     pub dir: TempDir,
     pub shims: LocalShims,
     pub pod: PodId,
     pub runtime: OciRuntime,
+    /// Execs by the shim itself, not by the runtime.
+    pub native: bool,
     group: String,
     made: Mutex<Vec<(ContainerId, u32)>>,
 }
@@ -76,20 +81,23 @@ impl Node {
         }
         let dir = TempDir::with_prefix("gantline-shim-").unwrap();
         let group = format!("gantline-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let shims = LocalShims {
-            binary: std::env::var_os("GANTLINE_SHIM")
-                .unwrap_or_else(|| env!("CARGO_BIN_EXE_gantline-shim").into())
-                .into(),
-            state: dir.path().join("run"),
-            root: dir.path().join("lib"),
-        };
+        let binary =
+            std::env::var_os("GANTLINE_SHIM").unwrap_or_else(|| env!("CARGO_BIN_EXE_gantline-shim").into());
+        let shims = LocalShims::new(binary.into(), dir.path().join("run"), dir.path().join("lib"));
         let runtime = OciRuntime {
             binary: "/usr/bin/crun".into(),
             root: dir.path().join("runtimes"),
             ..OciRuntime::default()
         };
-        let node =
-            Self { dir, shims, pod: PodId::from_bytes(fresh()), runtime, group, made: Mutex::default() };
+        let node = Self {
+            dir,
+            shims,
+            pod: PodId::from_bytes(fresh()),
+            runtime,
+            native: true,
+            group,
+            made: Mutex::default(),
+        };
         node.unpack_busybox();
         node
     }
@@ -113,14 +121,17 @@ impl Node {
         fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
         for applet in [
             "sh", "sleep", "echo", "cat", "true", "setsid", "dd", "seq", "kill", "tty", "stty", "usleep",
-            "yes", "head",
+            "yes", "head", "ls", "readlink", "grep", "ps",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
     }
 
     pub async fn shim(&self) -> Shim {
-        self.shims.start(&ShimSpec { pod: self.pod.clone(), shared_pid: false }).await.unwrap()
+        self.shims
+            .start(&ShimSpec { pod: self.pod.clone(), shared_pid: false, user_namespace: None })
+            .await
+            .unwrap()
     }
 
     pub fn log(&self, container: &ContainerId) -> PathBuf {
@@ -175,6 +186,7 @@ impl Node {
         json!({
             "terminal": tty, "user": {"uid": 0, "gid": 0}, "args": command, "cwd": "/",
             "env": ["PATH=/bin", "TERM=xterm"],
+            "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
         })
     }
 
@@ -184,6 +196,14 @@ impl Node {
         self.made.lock().unwrap().push((id.clone(), shim.pid()));
         shim.run(bundle).await.map_err(|e| model::chain(&e)).unwrap();
         id
+    }
+
+    pub fn shims_log(&self) -> PathBuf {
+        self.path().join("run/pods").join(&self.pod).join("shim.log")
+    }
+
+    pub fn native(&self) -> Option<NativeExec> {
+        self.native.then(NativeExec::default)
     }
 
     /// Starts an exec whose output is read here.
@@ -203,6 +223,7 @@ impl Node {
             process: self.process(&command, false),
             tty: false,
             timeout,
+            native: self.native(),
         };
         let fds = ExecFds { stdout: Some(theirs.into()), ..ExecFds::default() };
         let started = shim.exec(process, fds).await.map_err(|e| model::chain(&e)).unwrap();
@@ -291,4 +312,15 @@ impl Drop for Node {
         }
         let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.group));
     }
+}
+
+/// Reads to the end on a thread of its own, as the service's streaming server would.
+pub async fn read_all(fd: OwnedFd) -> String {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        // A terminal ends with an error.
+        let _ = File::from(fd).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    tokio::time::timeout(Duration::from_secs(10), read).await.expect("the stream ends").unwrap()
 }

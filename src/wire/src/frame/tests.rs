@@ -37,6 +37,7 @@ fn requests() -> Vec<RequestBody> {
             stdin: false,
             stdout: true,
             stderr: true,
+            native: Some(NativeExec { keyring: Some("k".into()), filter_flags: Some(4) }),
         }),
         RequestBody::KillExec(KillExec { exec, signal: Signal::KILL }),
         RequestBody::Attach(Attach { container: container(), stdin: true, stdout: true, stderr: false }),
@@ -70,7 +71,7 @@ fn frames() -> Vec<Frame> {
     let states = [Phase::Starting, Phase::Running(started.clone()), Phase::Exited(record())]
         .map(|phase| ContainerState { container: container(), phase });
     for body in [
-        ReplyBody::Hello(HelloReply { version: 1, pid: 2, pod_init: Some(3) }),
+        ReplyBody::Hello(HelloReply { version: 1, pid: 2, pod_init: Some(3), native_exec: true }),
         ReplyBody::Started(started),
         ReplyBody::ExecStarted(ExecStarted { pid: 8 }),
         ReplyBody::State(StateReply { pod_init: None, containers: states.to_vec(), more: true }),

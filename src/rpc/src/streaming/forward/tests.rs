@@ -9,6 +9,7 @@ use crate::streaming::mux::{self, Frame, Headers, Inlet, Room};
 
 /// What must not take long takes less.
 const SOON: Duration = Duration::from_secs(5);
+const CREATION: Duration = Duration::from_secs(30);
 
 fn channel(kind: &str, request: &str) -> (Channel, Inlet, mpsc::Receiver<Frame>) {
     let (writer, frames) = mux::writer();
@@ -26,7 +27,7 @@ fn half(kind: &str, request: &str) -> Channel {
 #[tokio::test]
 async fn halves_find_each_other_by_request_or_by_port() {
     let now = Instant::now();
-    let mut halves = Halves::default();
+    let mut halves = Halves::new(CREATION);
     assert!(halves.add(half("error", "1"), now).unwrap().is_none());
     assert!(halves.add(half("data", "2"), now).unwrap().is_none());
     assert!(halves.add(half("error", ""), now).unwrap().is_none());
@@ -36,19 +37,19 @@ async fn halves_find_each_other_by_request_or_by_port() {
     assert!(halves.add(half("error", "1"), now).is_err(), "two of one kind");
     assert!(halves.add(half("video", "9"), now).is_err());
     assert!(halves.add(half("data", "1"), now).unwrap().is_some(), "the first of them still counts");
-    assert!(halves.0.is_empty());
+    assert!(halves.waiting.is_empty());
 }
 
 #[tokio::test]
 async fn a_half_that_waits_too_long_is_told_so() {
     let now = Instant::now();
-    let mut halves = Halves::default();
+    let mut halves = Halves::new(CREATION);
     let (error, _inlet, mut frames) = channel("error", "1");
     halves.add(error, now).unwrap();
-    assert_eq!(halves.next_expiry(), now + STREAM_CREATION_MAX);
-    halves.expire(now + STREAM_CREATION_MAX / 2).await;
-    assert_eq!(halves.0.len(), 1);
-    halves.expire(now + STREAM_CREATION_MAX).await;
+    assert_eq!(halves.next_expiry(), now + CREATION);
+    halves.expire(now + CREATION / 2).await;
+    assert_eq!(halves.waiting.len(), 1);
+    halves.expire(now + CREATION).await;
     assert!(matches!(frames.recv().await, Some(Frame::Data(1, why)) if why.ends_with(b"did not come")));
     assert_eq!(frames.recv().await, Some(Frame::End(1)));
 }

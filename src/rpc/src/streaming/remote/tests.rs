@@ -82,7 +82,7 @@ async fn a_terminal_of_the_first_versions_has_no_channel_for_sizes() {
             sender.send(channel).await.unwrap();
             kept.push((inlet, frames));
         }
-        let remote = tokio::time::timeout(SOON, collect(wanted, version, channels)).await;
+        let remote = tokio::time::timeout(SOON, collect(wanted, version, SOON, channels)).await;
         assert!(remote.expect("complete").is_some(), "{version:?}");
     }
 }
