@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance vm-test check bench build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test conformance vm-test check bench bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -39,6 +39,11 @@ bench: setup tools build ## Measure beside containerd with the same parts (root)
 	@e2e/tools/build.sh containerd
 	@$(CARGO) build -q --release -p e2e --bin bench
 	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
+
+bench-polling: setup tools build ## Measure a kubelet's polling beside containerd (root, ten minutes); WRITE=docs/performance.md keeps the tables
+	@e2e/tools/build.sh runc containerd
+	@$(CARGO) build -q --release -p e2e --bin polling
+	@$(TARGET)/release/polling $(if $(WRITE),--write $(WRITE))
 
 build: shim ## Build the release binaries: target/release/gantline, target/shim/gantline-shim
 	@$(CARGO) build --locked --release -p gantline

@@ -22,6 +22,7 @@ pub mod privileges;
 pub mod process;
 pub mod procfs;
 pub mod pty;
+pub mod quota;
 pub mod random;
 pub mod release;
 pub mod rooted;

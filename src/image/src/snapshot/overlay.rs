@@ -123,6 +123,8 @@ impl Overlay {
     ) -> Result<(), SysError> {
         let dir = self.dir(container);
         let upper = dir.join("upper");
+        make_dir(&dir)?;
+        self.shared.sizes.count(&dir);
         make_dir(&upper)?;
         make_dir(&dir.join("work"))?;
         // The mount's root has the upper directory's owner and mode: give it what the topmost layer says
