@@ -96,8 +96,7 @@ impl App {
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
         let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
-        let shims =
-            Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
+        let shims = Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
         let rooms =
             Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
@@ -249,7 +248,14 @@ fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
     let driver = cgroup_driver(config.cgroup.driver);
     let handlers = found.handlers.iter().map(|(name, binary)| {
         let recursive_read_only = runtimes::features(binary).recursive_read_only;
-        (name.clone(), OciHandler { binary: binary.clone(), recursive_read_only })
+        (
+            name.clone(),
+            OciHandler {
+                binary: binary.clone(),
+                recursive_read_only,
+                exec: runtimes::exec_by(config, name, binary),
+            },
+        )
     });
     let security = &config.security;
     let bare = |name: &String| name.strip_prefix("CAP_").unwrap_or(name).to_owned();

@@ -12,6 +12,7 @@ mod ending;
 mod error;
 mod events;
 mod exec;
+mod filters;
 mod host;
 mod image_volumes;
 mod index;
@@ -28,7 +29,7 @@ mod sweep;
 mod systemd;
 mod usage;
 
-pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
+pub use config::{CgroupDriver, ContainerDefaults, ExecBy, Kind, OciHandler, PodsConfig};
 pub use error::PodError;
 pub use events::{Event, EventKind, Events, NoMoreEvents, Subscription};
 pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};

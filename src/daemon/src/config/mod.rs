@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schema::section;
-use value::{CgroupDriver, IpPreference, Listen, LogFormat, Mode, Span, Ulimit, UnsetSeccomp};
+use value::{CgroupDriver, ExecMode, IpPreference, Listen, LogFormat, Mode, Span, Ulimit, UnsetSeccomp};
 
 /// Where the file is when no flag says otherwise.
 pub(crate) const DEFAULT_FILE: &str = "/etc/gantline/config.toml";
@@ -127,6 +127,11 @@ section! {
     struct Runtime {
         /// The runtime's binary. Not set: the handler's name, looked for in PATH.
         path: Option<PathBuf> = None,
+        /// Who starts the processes of exec and ExecSync. `native`: the pod's shim, in a few milliseconds and just as
+        /// the runtime would, falling back to the runtime where it cannot. `runtime`: always the runtime, which
+        /// containers that are virtual machines or have a kernel of their own (Kata, gVisor) need. Not set: `native`
+        /// for a binary named crun, runc or youki, `runtime` for any other.
+        exec: Option<ExecMode> = None,
     }
 }
 
