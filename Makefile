@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test vm-test check bench build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test conformance vm-test check bench build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -24,13 +24,18 @@ test: setup tools host-before build-dev units plugins tidy e2e ## Everything: un
 # A test that would skip because something is not installed fails here: setup has installed it.
 test: export GANTLINE_TESTS_MUST_RUN = 1
 
+conformance: setup build-dev ## critest whole: runc, crun, over WebSocket, in parallel (root; ten minutes)
+	@e2e/tools/build.sh critest runc
+	@$(CARGO) build --locked -q -p e2e --bin conformance
+	@$(TARGET)/debug/conformance
+
 check: setup fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences (root, as make test)
 
 vm-test: setup build-dev ## Test on cgroup v2, without and with systemd, in an emulated machine (root; minutes)
 	@e2e/vm/run.sh
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
-	@e2e/tools/build.sh runc containerd
+	@e2e/tools/build.sh containerd
 	@$(CARGO) build -q --release -p e2e --bin bench
 	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
 
@@ -41,8 +46,8 @@ install: build ## Install into $(PREFIX)/bin (PREFIX=…, DESTDIR=…)
 	install -D -m 755 $(TARGET)/release/gantline $(DESTDIR)$(PREFIX)/bin/gantline
 	install -D -m 755 $(TARGET)/shim/gantline-shim $(DESTDIR)$(PREFIX)/bin/gantline-shim
 
-tools: setup ## Build crictl of the pinned version (Go)
-	@e2e/tools/build.sh crictl
+tools: setup ## Build crictl, critest and runc of the pinned versions (Go)
+	@e2e/tools/build.sh crictl critest runc
 
 setup:
 	@e2e/setup.sh

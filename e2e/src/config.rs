@@ -35,6 +35,8 @@ pub struct Config {
     pub logs: PathBuf,
     /// The OCI runtimes by handler name; the first is the default.
     pub runtimes: Vec<(String, PathBuf)>,
+    /// Where pods go that name no cgroup parent: the machine's own.
+    pub cgroup_parent: String,
     /// How long a CNI plugin may take.
     pub plugin_timeout: String,
     /// More lines for the end of the service's file: whole tables.
@@ -57,6 +59,7 @@ impl Config {
             certs: dir.join("certs.d"),
             logs: dir.join("logs"),
             runtimes: vec![("crun".into(), crate::programs::installed("crun"))],
+            cgroup_parent: default_parent(machine),
             plugin_timeout: "20s".into(),
             more: String::new(),
         }
@@ -113,7 +116,8 @@ impl Config {
             .map(|(name, path)| format!("[runtimes.{name}]\npath = {path:?}\n"))
             .collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
-        let Self { root, state, socket, certs, cni_conf, cni_cache, netns, plugin_timeout, more, .. } = self;
+        let Self { root, state, socket, certs, cni_conf, cni_cache, netns, .. } = self;
+        let Self { cgroup_parent, plugin_timeout, more, .. } = self;
         let shim = &programs.shim;
         let driver = if systemd_driver() { "systemd" } else { "cgroupfs" };
         format!(
@@ -132,9 +136,16 @@ netns_dir = {netns:?}
 plugin_timeout = {plugin_timeout:?}
 [cgroup]
 driver = {driver:?}
+parent = {cgroup_parent:?}
 [pods]
 shim = {shim:?}
 {runtimes}{more}"#
         )
     }
+}
+
+/// As the driver names it: a path, or a slice without one.
+fn default_parent(machine: &Machine) -> String {
+    let path = machine.cgroup_parent();
+    if systemd_driver() { path.trim_start_matches('/').into() } else { path }
 }

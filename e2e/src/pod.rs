@@ -145,6 +145,14 @@ impl<'n> Pod<'n> {
         self.try_status().expect("PodSandboxStatus")
     }
 
+    /// Its verbose information, as JSON.
+    #[track_caller]
+    pub fn info(&self) -> serde_json::Value {
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
+        let info = self.node.cri().pod_sandbox_status(request).expect("PodSandboxStatus").info;
+        serde_json::from_str(info.get("info").expect("verbose info")).expect("verbose info in JSON")
+    }
+
     /// Its first address.
     #[track_caller]
     pub fn ip(&self) -> String {

@@ -41,6 +41,7 @@ fn an_image_is_listed_by_all_its_names_and_removed_by_any() {
     let by_digest = Registry::reference(&format!("busybox@{manifest}"));
     assert!(image.repo_digests.contains(&by_digest), "{:?}", image.repo_digests);
     assert!(image.size > 0);
+    assert_eq!(image.spec.unwrap().image, name, "one of its names");
     for way in [name.as_str(), &id, &id[7..20], &by_digest, &other] {
         assert_eq!(node.image(way).map(|image| image.id), Some(id.clone()), "{way}");
     }
@@ -52,13 +53,29 @@ fn an_image_is_listed_by_all_its_names_and_removed_by_any() {
     nothing_half_done(&node);
 }
 
+/// What critest's "public image with digest should be pulled and removed" asks, of a digest that there is: its own is of
+/// an image of the internet's.
 #[test]
-fn pulling_by_digest_gives_that_and_no_tag() {
+fn a_digest_is_pulled_shown_and_removed() {
     let node = Node::start();
     let reference = Registry::reference(&format!("busybox@{}", digest(&busybox().manifest)));
+    assert_eq!(node.image(&reference), None);
+    node.remove_image(&reference);
     let id = node.pull(&reference);
-    let image = node.image(&id).unwrap();
-    assert_eq!((image.repo_tags.len(), image.repo_digests), (0, vec![reference]));
+    assert_eq!(id, busybox().id);
+    let image = node.image(&reference).expect("it is known by its digest");
+    assert_eq!((image.id.as_str(), image.size > 0), (id.as_str(), true));
+    assert_eq!((image.repo_tags.len(), image.repo_digests.as_slice()), (0, &[reference.clone()][..]));
+    assert_eq!(node.image(&id), Some(image), "and by its id");
+    node.remove_image(&id);
+    assert_eq!((node.image(&reference), node.image(&id)), (None, None));
+    assert!(node.cri().list_images(Default::default()).unwrap().images.is_empty());
+
+    let wrong = format!("{}{}", &reference[..reference.len() - 4], "0000");
+    let refused = node.try_pull(&wrong).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound, "{refused}");
+    assert!(refused.message().contains(&wrong), "{refused}");
+    nothing_half_done(&node);
 }
 
 #[test]

@@ -192,7 +192,8 @@ mod tests {
         };
         assert!(judge(&runc, &[digest, lsm, userns, ("a", End::Passed, "")]).is_empty());
         // Each of these is one difference.
-        let table: &[(&Facts, [(&str, End, &str); 3], &str)] = &[
+        type Specs = [(&'static str, End, &'static str); 3];
+        let table: &[(&Facts, Specs, &str)] = &[
             (&runc, [("digest", End::Passed, ""), lsm, userns], "digest: passed, and expected.tsv has it"),
             (&runc, [("digest", End::Failed, "refused"), lsm, userns], "not with \"not found\""),
             (&runc, [digest, ("lsm", End::Failed, "not supported"), userns], "lsm: Failed, and not"),

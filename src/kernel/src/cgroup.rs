@@ -17,10 +17,14 @@ use crate::mount::{self, MountInfo};
 
 mod kill;
 mod limits;
+mod oom;
+mod reader;
 mod seats;
 mod stats;
 
-pub use limits::{Limits, weight_of_shares};
+pub use limits::{Limits, Write, is_weight_of_shares, put_back, weight_of_shares};
+pub use oom::set as set_oom_score_adj;
+pub use reader::{Extent, Reader, Reading};
 pub use seats::Seats;
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
@@ -172,6 +176,11 @@ fn available(directory: &Path) -> Vec<String> {
 // === impl Group ===
 
 impl Group {
+    /// Whether it is of the unified hierarchy.
+    pub fn is_v2(&self) -> bool {
+        self.hierarchy.is_v2()
+    }
+
     /// The path below the roots, with a leading slash, as /proc/self/cgroup has it.
     pub fn path(&self) -> PathBuf {
         Path::new("/").join(&self.path)
@@ -341,6 +350,40 @@ impl Group {
         limits::apply(self, limits)
     }
 
+    /// The writes that put back what [`Group::apply`] of these limits would change, for [`put_back`].
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a limit that this hierarchy has no file for.
+    pub fn undo_of(&self, limits: &Limits) -> Result<Vec<Write>, SysError> {
+        limits::undo(self, limits)
+    }
+
+    /// The limit in force on one size of huge page (`2MB`), bytes.
+    pub fn hugepage_limit(&self, size: &str) -> Option<u64> {
+        limits::hugepage_limit(self, size)
+    }
+
+    /// Memory in use that no reclaim of page cache gives back, bytes: v2 kills for a limit below this, v1 refuses it.
+    pub fn unreclaimable(&self) -> Option<u64> {
+        limits::unreclaimable(self)
+    }
+
+    /// oom_score_adj of every process of the group and of those below it (proc_pid_oom_score_adj(5)).
+    ///
+    /// # Errors
+    /// The list of processes, or a value that could not be read.
+    pub fn oom_score_adjs(&self) -> Result<BTreeMap<u32, i32>, SysError> {
+        oom::read(&self.pids()?)
+    }
+
+    /// Gives every process of the group and of those below it this oom_score_adj, also those that fork meanwhile.
+    ///
+    /// # Errors
+    /// The first that refused it: lowering takes CAP_SYS_RESOURCE. Others may have it by then.
+    pub fn set_oom_score_adj(&self, adj: i32) -> Result<(), SysError> {
+        oom::set_all(|| self.pids(), adj)
+    }
+
     /// The limits in force; `None` for what is not limited or not there.
     pub fn read_limits(&self) -> Limits {
         limits::read(self)
@@ -348,7 +391,7 @@ impl Group {
 
     /// What the group has used. Every part that the kernel does not give is `None`.
     pub fn read_stats(&self) -> CgroupStats {
-        stats::read(self)
+        stats::read(&mut Reader::new(self.clone(), false), Extent::Everything)
     }
 
     /// The group's directories that exist.
@@ -440,6 +483,8 @@ fn read_text(file: &Path) -> Result<String, SysError> {
 
 /// One write(2) with the whole value, as cgroup files want it. Never creates a file.
 fn write(file: &Path, value: &str) -> Result<(), SysError> {
+    // Writing nothing is no write at all, and an empty list has to be written as well.
+    let value = if value.is_empty() { "\n" } else { value };
     let opened = OpenOptions::new().write(true).truncate(true).open(file);
     opened.and_then(|mut file| file.write_all(value.as_bytes())).map_err(|e| SysError::path("write", file, e))
 }

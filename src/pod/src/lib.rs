@@ -17,6 +17,7 @@ mod host;
 mod image_volumes;
 mod index;
 mod info;
+mod meter;
 mod pods;
 mod queue;
 mod records;
@@ -28,6 +29,7 @@ pub mod stats;
 mod sweep;
 mod systemd;
 mod usage;
+mod user_namespace;
 
 pub use config::{CgroupDriver, ContainerDefaults, ExecBy, Kind, OciHandler, PodsConfig};
 pub use error::PodError;

@@ -26,11 +26,13 @@ use crate::events::{Events, Subscription};
 use crate::filters::Filters;
 use crate::host;
 use crate::index::Index;
+use crate::meter::Meter;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
-use crate::stats::Sampler;
 use crate::sweep;
+use crate::usage;
+use crate::user_namespace;
 
 /// A driver that breaks off again and again must not keep the node busy.
 const REVIVE_AFTER: Duration = Duration::from_secs(1);
@@ -93,12 +95,13 @@ impl Pods {
             events: Events::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
-            sampler: Sampler::default(),
+            meter: Meter::default(),
             log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
         });
         let (done, recovered) = watch::channel(false);
         let pods = Self { host: Arc::clone(&host), recovered, filters: Filters::default() };
         let waits = enter_found(&host, found.pods, found.containers);
+        usage::keep_sampling(&host);
         tokio::spawn(async move {
             let began = Instant::now();
             let count = waits.len();
@@ -135,12 +138,8 @@ impl Pods {
     /// What stopped it; nothing is left on the host then, or the pod is listed as not ready.
     pub async fn run_pod(&self, config: PodConfig) -> Result<PodId, PodError> {
         let config = Arc::new(config);
-        let (handler, _) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
-        if config.security.namespaces.user.is_some() {
-            return Err(PodError::NotBuilt(
-                "config.linux.security_context.namespace_options.userns_options: a user namespace of the pod's own",
-            ));
-        }
+        let (handler, oci) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
+        user_namespace::check(&config, &handler, oci)?;
         loop {
             let id = kernel::random::id_bytes()
                 .map(PodId::from_bytes)

@@ -14,6 +14,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
 
+use crate::deadline;
 use crate::methods::{self, Method};
 use crate::status::code_name;
 
@@ -82,8 +83,18 @@ where
                 Status::unavailable("gantline is still taking over what was running: retry in a moment");
             return Box::pin(async move { Ok(observed.answer(status.into_http())) });
         }
+        let timeout = deadline::of_request(request.headers());
         let inner = self.inner.call(request).instrument(observed.span.clone());
-        Box::pin(async move { inner.await.map(|response| observed.answer(response)) })
+        let inner = deadline::keep(timeout, inner);
+        Box::pin(async move {
+            match inner.await {
+                Some(answer) => answer.map(|response| observed.answer(response)),
+                None => {
+                    let why = format!("{} was not done within the client's deadline", method.name);
+                    Ok(observed.answer(Status::deadline_exceeded(why).into_http()))
+                }
+            }
+        })
     }
 }
 

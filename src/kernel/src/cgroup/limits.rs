@@ -37,32 +37,62 @@ pub struct Limits {
     pub unified: BTreeMap<String, String>,
 }
 
-/// One value for one file.
+/// One value for one file of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Write {
-    pub(super) file: PathBuf,
-    pub(super) value: String,
+pub struct Write {
+    /// The file.
+    pub file: PathBuf,
+    /// What is written to it.
+    pub value: String,
 }
 
 pub(super) fn apply(group: &Group, limits: &Limits) -> Result<(), SysError> {
-    let mut done: Vec<Write> = Vec::new();
-    for wanted in plan(group, limits)? {
-        let before = read_text(&wanted.file).map(|value| value.trim().to_owned());
-        let outcome = before.and_then(|value| {
-            write(&wanted.file, &wanted.value)?;
-            done.push(Write { file: wanted.file.clone(), value });
-            Ok(())
-        });
-        if let Err(error) = outcome {
-            // In reverse, each step back is legal as the step forth was. What cannot be put back was not ours to keep:
-            // somebody else has changed the group meanwhile, and the first error tells.
-            for undo in done.iter().rev() {
-                let _ = write(&undo.file, &undo.value);
-            }
-            return Err(error);
-        }
+    let back = undo(group, limits)?;
+    let outcome = plan(group, limits)?.iter().try_for_each(|wanted| write(&wanted.file, &wanted.value));
+    if outcome.is_err() {
+        // What cannot be put back was not ours to keep: somebody else has changed the group meanwhile, and the first
+        // error tells.
+        let _ = put_back(&back);
     }
-    Ok(())
+    outcome
+}
+
+/// What puts back everything that [`apply`] would change, in its order: the reverse, in which each step back is legal
+/// as the step forth was. A step that was never made is put back to what it is.
+pub(super) fn undo(group: &Group, limits: &Limits) -> Result<Vec<Write>, SysError> {
+    let mut back = Vec::new();
+    for wanted in plan(group, limits)? {
+        let before = read_text(&wanted.file)?;
+        back.extend(lines_back(&wanted, before.trim()));
+    }
+    back.reverse();
+    Ok(back)
+}
+
+/// Writes what [`undo`] has told, all of it whatever fails; files that are gone need nothing.
+///
+/// # Errors
+/// The first file that refused its value.
+pub fn put_back(writes: &[Write]) -> Result<(), SysError> {
+    let gone = |e: &SysError| e.is_not_found() || e.source.raw_os_error() == Some(libc::ENODEV);
+    let written = writes.iter().map(|back| write(&back.file, &back.value));
+    written.filter(|outcome| !outcome.as_ref().is_err_and(gone)).fold(Ok(()), Result::and)
+}
+
+/// The writes, last first, that bring a file back to `before`. Files of one line a device take one line at a time,
+/// and a device that had none is told that nothing limits it.
+fn lines_back(wanted: &Write, before: &str) -> Vec<Write> {
+    let to = |value: &str| Write { file: wanted.file.clone(), value: value.to_owned() };
+    if !wanted.file.ends_with("io.max") {
+        return vec![to(before)];
+    }
+    let device = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    let added = device(&wanted.value);
+    let mut back: Vec<Write> = before.lines().map(to).collect();
+    if !before.lines().any(|line| device(line) == added) {
+        back.push(to(&format!("{added} rbps=max wbps=max riops=max wiops=max")));
+    }
+    back
 }
 
 /// The writes in their order.
@@ -220,13 +250,46 @@ pub fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
-fn shares_of_weight(weight: u64) -> u64 {
-    2 + (weight.clamp(1, 10_000) - 1) * 262_142 / 9_999
+/// Whether somebody may have written this weight for these shares: we and older runtimes by the straight line, runc from
+/// 1.4 and crun from 1.23 on by a curve that takes 1024 to 100.
+pub fn is_weight_of_shares(weight: u64, shares: u64) -> bool {
+    let log = (shares.clamp(2, 262_144) as f64).log2();
+    let curve = 10_f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil();
+    weight == weight_of_shares(shares) || (weight as f64 - curve).abs() < 0.5
+}
+
+/// The least shares that give this weight.
+pub(super) fn shares_of_weight(weight: u64) -> u64 {
+    2 + ((weight.clamp(1, 10_000) - 1) * 262_142).div_ceil(9_999)
 }
 
 fn value(group: &Group, controller: &str, file: &str) -> Option<String> {
     let text = fs::read_to_string(group.directory(controller)?.join(file)).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// The kernel's own limit on one size of huge page, bytes.
+pub(super) fn hugepage_limit(group: &Group, size: &str) -> Option<u64> {
+    let file = match group.hierarchy.is_v2() {
+        true => format!("hugetlb.{size}.max"),
+        false => format!("hugetlb.{size}.limit_in_bytes"),
+    };
+    value(group, "hugetlb", &file)?.parse().ok()
+}
+
+/// Memory in use that no reclaim of page cache gives back, bytes.
+pub(super) fn unreclaimable(group: &Group) -> Option<u64> {
+    let (usage, prefix) = match group.hierarchy.is_v2() {
+        true => ("memory.current", ""),
+        false => ("memory.usage_in_bytes", "total_"),
+    };
+    let stat = value(group, "memory", "memory.stat")?;
+    let of = |name: &str| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(prefix)?.strip_prefix(name));
+        line.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or_default()
+    };
+    let used: u64 = value(group, "memory", usage)?.parse().ok()?;
+    Some(used.saturating_sub(of("active_file ")).saturating_sub(of("inactive_file ")))
 }
 
 pub(super) fn read(group: &Group) -> Limits {

@@ -245,7 +245,7 @@ fn v2_limits_are_planned_from_what_is_there() {
 }
 
 #[test]
-fn v2_limits_are_put_back_when_one_is_refused() {
+fn v2_limits_are_all_looked_at_before_one_is_written() {
     let fake = Fake::new(&[("memory.max", "max\n"), ("memory.swap.max", "max\n"), ("cpu.weight", "100\n")]);
     let limits = Limits {
         cpu_shares: Some(1024),
@@ -256,12 +256,48 @@ fn v2_limits_are_put_back_when_one_is_refused() {
     };
     let error = fake.group.apply(&limits).unwrap_err();
     assert!(error.to_string().ends_with("pids.max"), "the file is absent: {error}");
-    let now = [fake.read("cpu.weight"), fake.read("memory.max"), fake.read("memory.swap.max")];
-    assert_eq!(now, ["100", "max", "max"]);
+    let now = ["cpu.weight", "memory.max", "memory.swap.max"].map(|file| fake.read(file));
+    assert_eq!(now, ["100\n", "max\n", "max\n"], "nothing is written when one cannot be");
     fake.write("pids.max", "max\n");
     fake.group.apply(&limits).unwrap();
     let read = fake.group.read_limits();
     assert_eq!((read.memory, read.memory_and_swap, read.pids), (Some(64), Some(64), Some(10)));
+}
+
+#[test]
+fn v2_limits_are_put_back_line_by_line_where_a_file_has_one_for_each_device() {
+    let fake = Fake::new(&[("io.max", "8:0 rbps=1 wbps=max riops=max wiops=max\n8:16 rbps=2 wbps=max\n")]);
+    let back = |value: &str| {
+        let limits =
+            Limits { unified: [("io.max".to_owned(), value.to_owned())].into(), ..Limits::default() };
+        let writes = fake.group.undo_of(&limits).unwrap();
+        writes.into_iter().map(|write| write.value).collect::<Vec<_>>()
+    };
+    let before = ["8:16 rbps=2 wbps=max", "8:0 rbps=1 wbps=max riops=max wiops=max"];
+    assert_eq!(back("8:0 rbps=5"), before);
+    assert_eq!(back("8:32 rbps=5")[0], "8:32 rbps=max wbps=max riops=max wiops=max");
+    assert_eq!(back("8:32 rbps=5")[1..], before);
+}
+
+#[test]
+fn v2_memory_that_cannot_be_reclaimed_is_what_is_not_page_cache() {
+    let stat = "anon 70\nfile 30\nactive_file 10\ninactive_file 15\nshmem 5\n";
+    let fake = Fake::new(&[("memory.current", "100\n"), ("memory.stat", stat)]);
+    assert_eq!(fake.group.unreclaimable(), Some(75));
+    assert_eq!(Fake::new(&[("memory.current", "100\n")]).group.unreclaimable(), None);
+}
+
+#[test]
+fn oom_score_adj_is_given_to_all_who_fork_meanwhile() {
+    let Some(scratch) = Scratch::new("oom") else { return };
+    let mut forker = scratch.shell("f() { (sleep 0.01; f) & }; f; sleep 60 & wait");
+    assert!(scratch.wait_for_pids(|count| count >= 2) >= 2);
+    scratch.0.set_oom_score_adj(777).unwrap();
+    let adjs = scratch.0.oom_score_adjs().unwrap();
+    assert!(!adjs.is_empty() && adjs.values().all(|adj| *adj == 777), "{adjs:?}");
+    scratch.0.kill().unwrap();
+    forker.wait().unwrap();
+    set_oom_score_adj(forker.id(), 5).unwrap();
 }
 
 #[test]
@@ -372,4 +408,14 @@ fn the_root_group_is_never_removed() {
     let fake = Fake::new(&[]);
     assert!(fake.group.hierarchy.group(Path::new("/")).remove().is_err());
     assert!(fake.dir.path().join(GROUP).is_dir());
+}
+
+#[test]
+fn a_weight_and_its_shares_are_each_others() {
+    for weight in 1..=10_000 {
+        assert_eq!(weight_of_shares(limits::shares_of_weight(weight)), weight);
+    }
+    for (weight, shares, expect) in [(39, 1024, true), (100, 1024, true), (1, 2, true), (50, 1024, false)] {
+        assert_eq!(is_weight_of_shares(weight, shares), expect, "{weight} {shares}");
+    }
 }

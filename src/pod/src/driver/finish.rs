@@ -1,16 +1,19 @@
 //! The end of each kind of work: what it brought becomes the state, durable, published, told, answered.
 
+use kernel::cgroup::Hierarchy;
 use kernel::clock::now;
-use model::ContainerId;
+use model::{ContainerId, Resources};
 use tracing::{info, warn};
 
 use super::begin::site;
 use super::{Driver, Outcome, Product, START_ERROR_CODE};
 use crate::bundle;
+use crate::cgroups;
 use crate::error::PodError;
 use crate::events::EventKind;
 use crate::queue::Job;
 use crate::records::{Change, NetworkRecord};
+use crate::resize::{self, Journal};
 use crate::sandbox::{Made, NotMade};
 use crate::state::{ContainerPhase, Exit, ExitReason, PodPhase};
 
@@ -107,7 +110,7 @@ impl Driver {
         }
         self.tell(&self.id, EventKind::Deleted, &view);
         self.host.index.forget(&self.id);
-        self.host.sampler.forget(&self.record.cgroup);
+        self.host.meter.forget(&self.record.cgroup);
         self.gone = true;
         info!("pod sandbox removed");
         Ok(Outcome::Done)
@@ -171,6 +174,7 @@ impl Driver {
             Ok(started) => {
                 container.phase =
                     ContainerPhase::Running { pid: started.pid, started_at: started.started_at_ns };
+                self.read_limits(id).await;
                 self.commit_fact(self.container_change(id)).await;
                 let view = self.publish();
                 self.tell(id, EventKind::Started, &view);
@@ -236,17 +240,50 @@ impl Driver {
         Ok(Outcome::Done)
     }
 
-    async fn updated(
-        &mut self,
-        id: &ContainerId,
-        result: Result<model::Resources, PodError>,
-    ) -> super::Answer {
+    async fn updated(&mut self, id: &ContainerId, result: Result<Resources, PodError>) -> super::Answer {
         let resources = result?;
         let Some(container) = self.containers.get_mut(id) else { return Ok(Outcome::Done) };
-        container.resources = resources;
-        // The limits hold already; the caller must know that a restart would report the old ones.
+        let before = std::mem::replace(&mut container.resources, resources);
         let committed = self.commit(self.container_change(id)).await;
+        if committed.is_err()
+            && let Some(container) = self.containers.get_mut(id)
+        {
+            container.resources = before;
+        }
+        // The record is the word: where it could not be written the limits go back to what it says.
+        self.settle_update(id, committed.is_ok()).await;
         self.publish();
         committed.map(|()| Outcome::Done)
+    }
+
+    /// Forgets the journal of an update that is committed, or that the record has; puts back any other.
+    pub(super) async fn settle_update(&self, id: &ContainerId, committed: bool) {
+        let Some(now) = self.containers.get(id).map(|container| container.resources.clone()) else { return };
+        let bundle = self.host.sandboxes.config.bundle(id);
+        let settled = tokio::task::spawn_blocking(move || match Journal::read(&bundle)? {
+            Some(journal) if !committed && !journal.is_done(&now) => journal.put_back(&bundle),
+            Some(_) => Journal::forget(&bundle),
+            None => Ok(()),
+        });
+        if let Ok(Err(error)) = settled.await {
+            warn!(container.id = id.as_str(), error = model::chain(&error), "settle an update");
+        }
+    }
+
+    /// What a container that has just started may use, by the kernel's word.
+    async fn read_limits(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get(id) else { return };
+        let (asked, cgroup) = (container.resources.clone(), container.cgroup.clone());
+        let ContainerPhase::Running { pid, .. } = container.phase else { return };
+        if asked == Resources::default() {
+            return;
+        }
+        let read = tokio::task::spawn_blocking(move || {
+            let group = cgroups::bounding(&Hierarchy::detect().ok()?, &cgroup);
+            Some(resize::actual(&asked, &group, pid))
+        });
+        if let (Ok(Some(actual)), Some(container)) = (read.await, self.containers.get_mut(id)) {
+            container.resources = actual;
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! | pod `Ready` | its shim is found again; where it died, the pod is stopped |
 //! | pod `Stopping`, `Removing` | finished |
 //! | container `Creating`, `Removing` | undone |
+//! | an update's journal, the record being as before it | every limit is put back |
 //! | container `Starting`, `Running` | as the shim says, else as its exit record says, else ended as unknown |
 
 use model::ContainerId;
@@ -27,6 +28,9 @@ impl Driver {
         }
         self.find_shim().await;
         self.undo_half_made_containers().await;
+        for id in self.containers.keys().cloned().collect::<Vec<_>>() {
+            self.settle_update(&id, false).await;
+        }
         self.publish();
         self.check_network();
         self.finish_what_was_begun().await;

@@ -21,8 +21,11 @@ pub(super) fn resources(input: &SpecInput<'_>) -> Result<oci::Resources, SpecErr
     Ok(oci::Resources { pids, ..written(limits) })
 }
 
-/// A specification with other limits: what is not a limit of the request's stays.
-pub(crate) fn with_limits(mut spec: oci::Spec, limits: Limits) -> oci::Spec {
+/// A specification with other limits and, unless it is 0, another oom_score_adj: what the request does not limit stays.
+pub(crate) fn with_limits(mut spec: oci::Spec, limits: Limits, oom_score_adj: i64) -> oci::Spec {
+    if let Some(adj) = i32::try_from(oom_score_adj).ok().filter(|adj| *adj != 0) {
+        spec.process.oom_score_adj = Some(adj);
+    }
     let before = spec.linux.resources;
     spec.linux.resources = oci::Resources { devices: before.devices, pids: before.pids, ..written(limits) };
     spec

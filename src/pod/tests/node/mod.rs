@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use image::{ImageConfig, Images, ImportOptions, Overlay};
 use model::{ContainerConfig, ContainerSecurity, ImageSpec, PodConfig, PodIdentity, PodSecurity, Resources};
 use network::fake::{FakeHost, FakeNetwork, Faults};
-use pod::{CgroupDriver, ContainerDefaults, ExecBy, OciHandler, Pods, PodsConfig, Rooms};
+use pod::{CgroupDriver, ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
 use shim_client::fake::FakeShims;
 use tempfile::TempDir;
 
@@ -89,11 +89,7 @@ impl Node {
             netns_dir: self.dir.path().join("netns"),
             handlers: [(
                 "crun".to_owned(),
-                OciHandler {
-                    binary: "/usr/bin/crun".into(),
-                    recursive_read_only: false,
-                    exec: ExecBy::Runtime,
-                },
+                OciHandler { binary: "/usr/bin/crun".into(), ..OciHandler::default() },
             )]
             .into(),
             default_handler: "crun".to_owned(),

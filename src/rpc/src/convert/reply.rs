@@ -2,7 +2,9 @@
 
 use api::v1;
 use image::Image;
-use model::{IdMapping, Mount, MountSource, NamespaceMode, Namespaces, PodIdentity, Propagation, Resources};
+use model::{
+    IdMapping, Mount, MountSource, NamespaceMode, Namespaces, PodIdentity, Propagation, Resources, UserMode,
+};
 use pod::{ContainerPhase, ContainerStatus, Exit, PodPhase, PodStatus};
 
 use super::enums::cri_signal;
@@ -200,10 +202,15 @@ fn namespaces(from: &Namespaces) -> v1::NamespaceOption {
             NamespaceMode::Target(id) => id.to_string(),
             _ => String::new(),
         },
-        userns_options: from.user.as_ref().map(|user| v1::UserNamespace {
-            mode: v1::NamespaceMode::Pod.into(),
-            uids: user.uids.iter().map(id_mapping).collect(),
-            gids: user.gids.iter().map(id_mapping).collect(),
+        userns_options: from.user.as_ref().map(|mode| match mode {
+            UserMode::Node => {
+                v1::UserNamespace { mode: v1::NamespaceMode::Node.into(), ..v1::UserNamespace::default() }
+            }
+            UserMode::Pod(own) => v1::UserNamespace {
+                mode: v1::NamespaceMode::Pod.into(),
+                uids: own.uids.iter().map(id_mapping).collect(),
+                gids: own.gids.iter().map(id_mapping).collect(),
+            },
         }),
     }
 }
@@ -238,18 +245,26 @@ fn image_spec(from: &model::ImageSpec) -> v1::ImageSpec {
     }
 }
 
-/// An image. Its user is a uid where the image wrote a number, else a name; `0` is a number.
+/// A uid where the image wrote a number, else a name; `0` is a number.
+fn image_user(user: &str) -> (Option<v1::Int64Value>, String) {
+    let user = user.split(':').next().unwrap_or_default();
+    match user.parse() {
+        Ok(value) => (Some(v1::Int64Value { value }), String::new()),
+        Err(_) => (None, user.to_owned()),
+    }
+}
+
+/// An image.
 pub(crate) fn image(from: &Image) -> v1::Image {
-    let user = from.config.user.split(':').next().unwrap_or_default();
-    let uid = user.parse::<i64>().ok();
+    let (uid, username) = image_user(&from.config.user);
     let name = [&from.repo_tags, &from.repo_digests].into_iter().flatten().next();
     v1::Image {
         id: from.id.to_string(),
         repo_tags: from.repo_tags.clone(),
         repo_digests: from.repo_digests.clone(),
         size: from.size,
-        uid: uid.map(|value| v1::Int64Value { value }),
-        username: if uid.is_some() { String::new() } else { user.to_owned() },
+        uid,
+        username,
         spec: Some(v1::ImageSpec {
             image: name.cloned().unwrap_or_else(|| from.id.to_string()),
             ..v1::ImageSpec::default()

@@ -11,7 +11,7 @@ use api::v1::runtime_service_client::RuntimeServiceClient;
 use hyper_util::rt::TokioIo;
 use image::{ImageConfig, Images, Overlay};
 use network::fake::FakeNetwork;
-use pod::{CgroupDriver, ContainerDefaults, ExecBy, OciHandler, Pods, PodsConfig, Rooms};
+use pod::{CgroupDriver, ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
 use rpc::{
     Condition, Conditions, Handler, ImageRpc, Node, Readiness, RuntimeRpc, Streaming, StreamingConfig,
 };
@@ -136,11 +136,7 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
         netns_dir: state.join("netns"),
         handlers: BTreeMap::from([(
             "crun".to_owned(),
-            OciHandler {
-                binary: "/nonexistent/crun".into(),
-                recursive_read_only: false,
-                exec: ExecBy::Runtime,
-            },
+            OciHandler { binary: "/nonexistent/crun".into(), ..OciHandler::default() },
         )]),
         default_handler: "crun".into(),
         cgroup_driver: CgroupDriver::Cgroupfs,

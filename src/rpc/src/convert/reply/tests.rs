@@ -207,3 +207,19 @@ fn filters_want_all_that_is_set() {
     let running = Some(v1::ContainerStateValue { state: 1 });
     assert_eq!(count(v1::ContainerFilter { state: running, ..Default::default() }), Ok(0));
 }
+
+#[test]
+fn an_images_user_is_a_number_or_a_name() {
+    for (user, uid, username) in [
+        ("", None, ""),
+        ("0", Some(0), ""),
+        ("1003:22", Some(1003), ""),
+        ("www-data", None, "www-data"),
+        ("www-data:100", None, "www-data"),
+        // Beyond the kernel's ids: whoever made it did not mean a number.
+        ("99999999999999999999", None, "99999999999999999999"),
+    ] {
+        let (told, name) = image_user(user);
+        assert_eq!((told.map(|uid| uid.value), name.as_str()), (uid, username), "{user:?}");
+    }
+}
