@@ -264,6 +264,7 @@ fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
             user_namespaces: features.user_namespaces,
             privileged_devices,
             cgroup_writable: settings.cgroup_writable,
+            exec: runtimes::exec_by(config, name, binary),
         };
         (name.clone(), handler)
     });

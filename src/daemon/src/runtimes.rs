@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use pod::{ExecBy, Kind};
+
 use crate::config::Config;
+use crate::config::value::ExecMode;
 
 /// Used under their own names when the configuration names none; the first that is there is the default.
 const WELL_KNOWN: [&str; 3] = ["crun", "runc", "youki"];
@@ -115,6 +118,17 @@ pub(crate) fn in_path(name: &str, path: &str) -> Option<PathBuf> {
 /// Whether a path is a file that may be executed.
 pub(crate) fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// Who starts the processes of execs in containers of a handler.
+pub(crate) fn exec_by(config: &Config, name: &str, binary: &Path) -> ExecBy {
+    let file_name = binary.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match config.runtimes.get(name).and_then(|runtime| runtime.exec) {
+        Some(ExecMode::Runtime) => ExecBy::Runtime,
+        // What others run may be no processes of this kernel.
+        None if !WELL_KNOWN.contains(&file_name) => ExecBy::Runtime,
+        Some(ExecMode::Native) | None => ExecBy::Shim(Kind::of(binary)),
+    }
 }
 
 /// What an OCI runtime says that it can do.
@@ -241,6 +255,25 @@ mod tests {
         assert_eq!(error, RuntimesError::NotExecutable { name: "vm".into(), path: plain });
         let error = find(&config(&[("plain", None)], None), &path).unwrap_err();
         assert_eq!(error, RuntimesError::NotInPath { name: "plain".into() });
+    }
+
+    #[test]
+    fn execs_are_native_for_runtimes_that_make_processes_of_this_kernel() {
+        for (file, exec, expected) in [
+            ("runc", None, ExecBy::Shim(Kind::Runc)),
+            ("crun", None, ExecBy::Shim(Kind::Crun)),
+            ("youki", None, ExecBy::Shim(Kind::Other)),
+            ("runsc", None, ExecBy::Runtime),
+            ("runsc", Some(ExecMode::Native), ExecBy::Shim(Kind::Other)),
+            ("runc", Some(ExecMode::Native), ExecBy::Shim(Kind::Runc)),
+            ("runc", Some(ExecMode::Runtime), ExecBy::Runtime),
+        ] {
+            let mut config = config(&[("x", None)], None);
+            config.runtimes.get_mut("x").unwrap().exec = exec;
+            assert_eq!(exec_by(&config, "x", &Path::new("/opt").join(file)), expected, "{file} {exec:?}");
+        }
+        let found = exec_by(&Config::default(), "crun", Path::new("/usr/bin/crun"));
+        assert_eq!(found, ExecBy::Shim(Kind::Crun), "without a section");
     }
 
     #[test]

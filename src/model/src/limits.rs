@@ -56,6 +56,8 @@ pub const HOST_PATH_MAX: Duration = Duration::from_secs(15);
 pub const HOST_PATHS_HANGING_MAX: usize = 16;
 /// A seccomp profile of the node's, bytes.
 pub const SECCOMP_PROFILE_BYTES_MAX: usize = 1024 * 1024;
+/// Compiled seccomp filters that are kept for execs.
+pub const SECCOMP_FILTERS_MAX: usize = 64;
 
 const _: () = assert!(EXEC_SYNC_OUTPUT_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(LOG_LINE_BYTES_DEFAULT < SHIM_FRAME_BYTES_MAX);

@@ -77,6 +77,8 @@ pub struct OciHandler {
     pub privileged_devices: PrivilegedDevices,
     /// Whether an unprivileged container's /sys/fs/cgroup is writable.
     pub cgroup_writable: bool,
+    /// Who starts the processes of execs in its containers.
+    pub exec: ExecBy,
 }
 
 /// What of the host's devices a privileged container gets, beside those that it asks for.
@@ -89,6 +91,38 @@ pub enum PrivilegedDevices {
     Allowed,
     /// None.
     None,
+}
+
+/// Who starts the processes of execs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExecBy {
+    /// The OCI runtime's `exec`: the only way into containers that are no namespaces of this kernel's.
+    #[default]
+    Runtime,
+    /// The pod's shim, as that runtime would; the runtime where the shim cannot.
+    Shim(Kind),
+}
+
+/// A kind of OCI runtime, where they differ in what a container's processes find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Names its session keyrings `_ses.<id>`, and answers ENOSYS for system calls that a profile is too old to know.
+    Runc,
+    /// Names its session keyrings by the container's id.
+    Crun,
+    /// Any other: a new session keyring for each exec.
+    Other,
+}
+
+impl Kind {
+    /// By the name of its binary.
+    pub fn of(binary: &Path) -> Self {
+        match binary.file_name().and_then(|name| name.to_str()) {
+            Some("runc") => Self::Runc,
+            Some("crun") => Self::Crun,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl PodsConfig {

@@ -13,6 +13,7 @@ mod ending;
 mod error;
 mod events;
 mod exec;
+mod filters;
 mod host;
 mod host_paths;
 mod image_volumes;
@@ -32,7 +33,7 @@ mod systemd;
 mod usage;
 mod user_namespace;
 
-pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig, PrivilegedDevices};
+pub use config::{CgroupDriver, ContainerDefaults, ExecBy, Kind, OciHandler, PodsConfig, PrivilegedDevices};
 pub use defined_volumes::DefinedVolume;
 pub use error::PodError;
 pub use events::{Event, EventKind, Events, NoMoreEvents, Subscription};

@@ -25,7 +25,7 @@ pub mod oci;
 pub mod prepare;
 mod process;
 mod resources;
-mod seccomp;
+pub(crate) mod seccomp;
 mod security;
 mod user;
 

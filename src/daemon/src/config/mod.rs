@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use schema::section;
 use value::{
-    CgroupDriver, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, Span, Ulimit, UnsetSeccomp,
+    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, Span, Ulimit, UnsetSeccomp,
 };
 
 /// Where the file is when no flag says otherwise.
@@ -135,6 +135,11 @@ section! {
         privileged_without_host_devices_all_devices_allowed: bool = false,
         /// Whether /sys/fs/cgroup is writable also in containers that are not privileged.
         cgroup_writable: bool = false,
+        /// Who starts the processes of exec and ExecSync. `native`: the pod's shim, in a few milliseconds and just as
+        /// the runtime would, falling back to the runtime where it cannot. `runtime`: always the runtime, which
+        /// containers that are virtual machines or have a kernel of their own (Kata, gVisor) need. Not set: `native`
+        /// for a binary named crun, runc or youki, `runtime` for any other.
+        exec: Option<ExecMode> = None,
     }
 }
 

@@ -266,6 +266,16 @@ choice! {
 }
 
 choice! {
+    /// Who starts the processes of execs.
+    enum ExecMode {
+        /// The pod's shim.
+        Native = "native",
+        /// The OCI runtime.
+        Runtime = "runtime",
+    }
+}
+
+choice! {
     /// Which of a pod's addresses comes first.
     enum IpPreference {
         /// IPv4 before IPv6.
