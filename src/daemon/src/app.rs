@@ -96,8 +96,7 @@ impl App {
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
         let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
-        let shims =
-            Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
+        let shims = Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
         let rooms =
             Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;

@@ -49,10 +49,7 @@ pub(super) fn read(pids: &BTreeSet<u32>) -> Result<BTreeMap<u32, i32>, SysError>
 }
 
 /// Until a whole round finds nobody who has another value.
-pub(super) fn set_all(
-    pids: impl Fn() -> Result<BTreeSet<u32>, SysError>,
-    adj: i32,
-) -> Result<(), SysError> {
+pub(super) fn set_all(pids: impl Fn() -> Result<BTreeSet<u32>, SysError>, adj: i32) -> Result<(), SysError> {
     for _ in 0..ROUNDS_MAX {
         let others = read(&pids()?)?.into_iter().filter(|(_, value)| *value != adj);
         let others: Vec<u32> = others.map(|(pid, _)| pid).collect();

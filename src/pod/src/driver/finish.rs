@@ -1,7 +1,7 @@
 //! The end of each kind of work: what it brought becomes the state, durable, published, told, answered.
 
-use kernel::clock::now;
 use kernel::cgroup::Hierarchy;
+use kernel::clock::now;
 use model::{ContainerId, Resources};
 use tracing::{info, warn};
 
@@ -240,11 +240,7 @@ impl Driver {
         Ok(Outcome::Done)
     }
 
-    async fn updated(
-        &mut self,
-        id: &ContainerId,
-        result: Result<Resources, PodError>,
-    ) -> super::Answer {
+    async fn updated(&mut self, id: &ContainerId, result: Result<Resources, PodError>) -> super::Answer {
         let resources = result?;
         let Some(container) = self.containers.get_mut(id) else { return Ok(Outcome::Done) };
         let before = std::mem::replace(&mut container.resources, resources);

@@ -47,7 +47,8 @@ impl Journal {
 
     pub(super) fn write(&self, bundle: &Path) -> Result<(), SysError> {
         let path = path(bundle);
-        let bytes = serde_json::to_vec(self).map_err(|e| SysError::path("write", &path, io::Error::from(e)))?;
+        let bytes =
+            serde_json::to_vec(self).map_err(|e| SysError::path("write", &path, io::Error::from(e)))?;
         durable::replace(&path, &bytes, 0o600)
     }
 

@@ -56,7 +56,11 @@ pub(crate) fn actual(asked: &Resources, group: &Group, pid: u32) -> Resources {
             (_, Some(adj)) => (*adj).into(),
         },
         hugepage_limits: asked.hugepage_limits.iter().map(hugepages).collect(),
-        unified: asked.unified.iter().map(|(file, value)| (file.clone(), group_file(group, file, value))).collect(),
+        unified: asked
+            .unified
+            .iter()
+            .map(|(file, value)| (file.clone(), group_file(group, file, value)))
+            .collect(),
         ..bounded(asked, &group.read_limits(), group.is_v2())
     }
 }
