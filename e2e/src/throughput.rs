@@ -36,6 +36,8 @@ pub fn measure(node: &Node) -> Vec<f64> {
 }
 
 fn host_network(config: &mut v1::PodSandboxConfig) {
+    // containerd would set it in the host's own UTS namespace, which runc refuses.
+    config.hostname.clear();
     let linux = config.linux.get_or_insert_default();
     let security = linux.security_context.get_or_insert_default();
     let network = v1::NamespaceMode::Node.into();

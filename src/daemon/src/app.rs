@@ -247,8 +247,14 @@ fn cni_config(config: &Config) -> CniConfig {
 fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
     let driver = cgroup_driver(config.cgroup.driver);
     let handlers = found.handlers.iter().map(|(name, binary)| {
-        let recursive_read_only = runtimes::features(binary).recursive_read_only;
-        (name.clone(), OciHandler { binary: binary.clone(), recursive_read_only })
+        let features = runtimes::features(binary).on_kernel(kernel::release::running());
+        let handler = OciHandler {
+            binary: binary.clone(),
+            recursive_read_only: features.recursive_read_only,
+            id_mapped_mounts: features.id_mapped_mounts,
+            user_namespaces: features.user_namespaces,
+        };
+        (name.clone(), handler)
     });
     let security = &config.security;
     let bare = |name: &String| name.strip_prefix("CAP_").unwrap_or(name).to_owned();
@@ -306,8 +312,7 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node
         name: name.clone(),
         default: name == default_handler,
         recursive_read_only: handler.recursive_read_only,
-        // Whatever the runtime can: Gantline does not build them yet, and refuses pods that ask for one.
-        user_namespaces: false,
+        user_namespaces: handler.user_namespaces,
     });
     let handlers = handlers.collect();
     let settings = reference::flat(config);

@@ -122,6 +122,23 @@ pub(crate) fn is_executable(path: &Path) -> bool {
 pub(crate) struct Features {
     /// Mounts recursively read-only.
     pub(crate) recursive_read_only: bool,
+    /// Makes id-mapped mounts.
+    pub(crate) id_mapped_mounts: bool,
+    /// Makes user namespaces.
+    pub(crate) user_namespaces: bool,
+}
+
+impl Features {
+    /// What is left of them on a kernel of this version (major, minor): recursive read-only mounts are of 5.12, and
+    /// id-mapped ones of 5.12 for volumes, of 5.19 for the layers of a root file system. A pod needs both in a user
+    /// namespace of its own.
+    pub(crate) fn on_kernel(self, version: (u32, u32)) -> Self {
+        Self {
+            recursive_read_only: self.recursive_read_only && version >= (5, 12),
+            id_mapped_mounts: self.id_mapped_mounts && version >= (5, 12),
+            user_namespaces: self.user_namespaces && self.id_mapped_mounts && version >= (5, 19),
+        }
+    }
 }
 
 /// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is asked for its
@@ -138,7 +155,7 @@ fn features_by_version(text: &str) -> Features {
     let version = text.lines().next().and_then(|line| line.strip_prefix("crun version "));
     let mut numbers = version.unwrap_or_default().split('.').map_while(|number| number.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Features { recursive_read_only: version >= (1, 4) }
+    Features { recursive_read_only: version >= (1, 4), ..Features::default() }
 }
 
 fn parse_features(text: &str) -> Features {
@@ -147,7 +164,12 @@ fn parse_features(text: &str) -> Features {
         let list = features.pointer(pointer).and_then(serde_json::Value::as_array);
         list.is_some_and(|list| list.iter().any(|item| item == wanted))
     };
-    Features { recursive_read_only: lists("/mountOptions", "rro") }
+    let idmap = features.pointer("/linux/mountExtensions/idmap/enabled");
+    Features {
+        recursive_read_only: lists("/mountOptions", "rro"),
+        id_mapped_mounts: idmap == Some(&serde_json::Value::Bool(true)),
+        user_namespaces: lists("/linux/namespaces", "user"),
+    }
 }
 
 /// A program that has not answered a simple question in this time is broken.
@@ -257,10 +279,34 @@ mod tests {
     }
 
     #[test]
+    fn a_feature_needs_the_kernel_too() {
+        let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
+        let none = Features::default();
+        for (version, expect) in [
+            ((5, 11), none),
+            ((5, 12), Features { user_namespaces: false, ..all }),
+            ((5, 18), Features { user_namespaces: false, ..all }),
+            ((5, 19), all),
+            ((6, 1), all),
+        ] {
+            assert_eq!(all.on_kernel(version), expect, "{version:?}");
+            assert_eq!(none.on_kernel(version), none);
+        }
+        let without_mounts = Features { id_mapped_mounts: false, ..all };
+        assert!(!without_mounts.on_kernel((6, 1)).user_namespaces);
+    }
+
+    #[test]
     fn features_are_read_as_the_runtime_spec_has_them() {
         let text =
             r#"{"ociVersionMin": "1.0.0", "mountOptions": ["ro", "rro"], "linux": {"namespaces": ["net"]}}"#;
-        assert_eq!(parse_features(text), Features { recursive_read_only: true });
+        assert_eq!(parse_features(text), Features { recursive_read_only: true, ..Features::default() });
+        let able =
+            r#"{"linux": {"namespaces": ["net", "user"], "mountExtensions": {"idmap": {"enabled": true}}}}"#;
+        let features = Features { recursive_read_only: false, id_mapped_mounts: true, user_namespaces: true };
+        assert_eq!(parse_features(able), features);
+        let off = able.replace("true", "false");
+        assert_eq!(parse_features(&off), Features { id_mapped_mounts: false, ..features });
         for nothing in ["", "{}", "unknown command features", "[]"] {
             assert_eq!(parse_features(nothing), Features::default());
         }

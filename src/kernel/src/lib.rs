@@ -20,6 +20,7 @@ pub mod privileges;
 pub mod process;
 pub mod pty;
 pub mod random;
+pub mod release;
 pub mod rooted;
 pub mod sealed;
 pub mod seccomp;

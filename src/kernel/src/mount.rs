@@ -16,9 +16,11 @@ use rustix::mount::{
 
 use crate::SysError;
 
+mod mapped;
 mod overlay;
 mod table;
 
+pub use mapped::{check_id_mapped, overlay_mapped};
 pub use overlay::{Overlay, overlay, overlay_takes_many_layers};
 pub use table::{MountInfo, below, holding, is_mount_point, parse, propagation, table};
 
@@ -82,7 +84,22 @@ pub fn bind(source: &Path, target: &Path, flags: Flags) -> Result<(), SysError> 
 /// # Errors
 /// mount(2) failed.
 pub fn tmpfs(target: &Path, bytes: u64, mode: u32, flags: Flags) -> Result<(), SysError> {
-    let data = std::ffi::CString::new(format!("size={bytes},mode={mode:o}")).unwrap_or_default();
+    tmpfs_of((0, 0), target, bytes, mode, flags)
+}
+
+/// The same, its root a user's and a group's.
+///
+/// # Errors
+/// As [`tmpfs`].
+pub fn tmpfs_of(
+    (uid, gid): (u32, u32),
+    target: &Path,
+    bytes: u64,
+    mode: u32,
+    flags: Flags,
+) -> Result<(), SysError> {
+    let data = format!("size={bytes},mode={mode:o},uid={uid},gid={gid}");
+    let data = std::ffi::CString::new(data).unwrap_or_default();
     mount("tmpfs", target, "tmpfs", flags.classic(), Some(data.as_c_str()))
         .map_err(|e| SysError::path("mount tmpfs", target, e))
 }

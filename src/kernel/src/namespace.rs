@@ -15,9 +15,13 @@ use std::thread;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
-use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use rustix::thread::{CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags};
 
 use crate::SysError;
+
+mod user;
+
+pub use user::{IdMaps, IdRange, create_pinned_with_user, open_user};
 
 /// The file system type of what a pin shows (statfs(2)).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -45,6 +49,14 @@ impl Kind {
         }
     }
 
+    fn clone_flag(self) -> i32 {
+        match self {
+            Self::Net => libc::CLONE_NEWNET,
+            Self::Ipc => libc::CLONE_NEWIPC,
+            Self::Uts => libc::CLONE_NEWUTS,
+        }
+    }
+
     fn flag(self) -> UnshareFlags {
         match self {
             Self::Net => UnshareFlags::NEWNET,
@@ -60,21 +72,14 @@ impl Kind {
 /// # Errors
 /// The first system call that failed; `AlreadyExists` where a path holds a pin already.
 pub fn create_pinned(pins: &[(Kind, &Path)]) -> Result<(), SysError> {
-    for (_, path) in pins {
-        if is_pinned(path) {
-            return Err(SysError::path("pin namespace", path, Errno::EXIST));
-        }
-        if let Some(parent) = path.parent() {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
-            made.map_err(|e| SysError::path("mkdir", parent, e))?;
-        }
-    }
+    pins.iter().try_for_each(|(_, path)| make_parents(path))?;
     let kinds = pins.iter().fold(UnshareFlags::empty(), |flags, (kind, _)| flags | kind.flag());
     let created = scratch(|| {
         // SAFETY: the flags hold only new namespaces (Kind::flag), never CLONE_FILES, which is what makes
         // unshare unsafe; and the thread ends right after.
         unsafe { rustix::thread::unshare_unsafe(kinds) }.map_err(|e| SysError::bare("unshare", e))?;
-        pins.iter().try_for_each(|(kind, path)| pin(*kind, path))
+        let source = |kind: Kind| format!("/proc/thread-self/ns/{}", kind.file_name());
+        pins.iter().try_for_each(|(kind, path)| pin(&source(*kind), path))
     })
     .and_then(|done| done);
     if created.is_err() {
@@ -85,7 +90,18 @@ pub fn create_pinned(pins: &[(Kind, &Path)]) -> Result<(), SysError> {
     created
 }
 
-fn pin(kind: Kind, path: &Path) -> Result<(), SysError> {
+/// Makes the directory that a new pin's path lies in.
+fn make_parents(pin: &Path) -> Result<(), SysError> {
+    if is_pinned(pin) {
+        return Err(SysError::path("pin namespace", pin, Errno::EXIST));
+    }
+    let Some(parent) = pin.parent() else { return Ok(()) };
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
+    made.map_err(|e| SysError::path("mkdir", parent, e))
+}
+
+/// Binds what `source` shows, a file of a process's `ns` directory, on `path`.
+fn pin(source: &str, path: &Path) -> Result<(), SysError> {
     // An empty file that a crash left between this line and the mount is taken over.
     OpenOptions::new()
         .write(true)
@@ -95,9 +111,7 @@ fn pin(kind: Kind, path: &Path) -> Result<(), SysError> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(|e| SysError::path("create", path, e))?;
-    let source = format!("/proc/thread-self/ns/{}", kind.file_name());
-    rustix::mount::mount_bind(source.as_str(), path)
-        .map_err(|e| SysError::path("mount namespace on", path, e))
+    rustix::mount::mount_bind(source, path).map_err(|e| SysError::path("mount namespace on", path, e))
 }
 
 /// Lets a pinned namespace go: the mount (every one that lies there) and the file. An absent one is success.
@@ -152,9 +166,16 @@ pub fn set_hostname_in(uts: &Path, name: &str) -> Result<(), SysError> {
 /// Writes kernel parameters (sysctl(8)) from a thread inside all the pinned namespaces of `paths`, in order.
 /// A key separates its parts by `.` or `/`, whichever comes first, and may use the other within a part.
 ///
+/// `owner` is the user and group, as the host counts, that are 0 in the user namespace which owns them: parameters of
+/// an IPC namespace are that user's to write, and nobody else's. `None`: the host's user namespace owns them.
+///
 /// # Errors
 /// The first write that failed, or a key that could name anything but a kernel parameter.
-pub fn write_sysctls_in(paths: &[&Path], values: &[(&str, &str)]) -> Result<(), SysError> {
+pub fn write_sysctls_in(
+    paths: &[&Path],
+    owner: Option<(u32, u32)>,
+    values: &[(&str, &str)],
+) -> Result<(), SysError> {
     let files = values
         .iter()
         .map(|(key, value)| Ok((sysctl_file(key)?, *value)))
@@ -164,6 +185,7 @@ pub fn write_sysctls_in(paths: &[&Path], values: &[(&str, &str)]) -> Result<(), 
     }
     scratch(|| {
         paths.iter().try_for_each(|path| enter(path))?;
+        owner.map_or(Ok(()), |(user, group)| become_keeping_capabilities(user, group))?;
         files.iter().try_for_each(|(file, value)| {
             let mut open =
                 OpenOptions::new().write(true).open(file).map_err(|e| SysError::path("open", file, e))?;
@@ -204,8 +226,18 @@ fn enter(path: &Path) -> Result<(), SysError> {
         .map_err(|e| SysError::path("enter namespace", path, e))
 }
 
+/// Makes the calling thread another user's, with the capabilities it has: the network's parameters ask for those.
+fn become_keeping_capabilities(user: u32, group: u32) -> Result<(), SysError> {
+    let (uid, gid) = (rustix::thread::Uid::from_raw(user), rustix::thread::Gid::from_raw(group));
+    let failed = |call| move |e| SysError::named(call, format!("user {user}, group {group}"), e);
+    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+        .map_err(failed("prctl PR_SET_SECUREBITS for"))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(failed("setresgid"))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(failed("setresuid"))
+}
+
 /// Runs `work` on a thread of its own and waits for it. A panic in it goes on in the caller.
-fn scratch<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, SysError> {
+pub(crate) fn scratch<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, SysError> {
     thread::scope(|scope| {
         let started = thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work);
         let started = started.map_err(|e| SysError::named("start", "scratch thread", e))?;
@@ -219,10 +251,10 @@ mod tests {
     use std::fs::File;
 
     /// A directory whose pins are let go even when a test panics.
-    struct Pins(tempfile::TempDir);
+    pub(super) struct Pins(tempfile::TempDir);
 
     impl Pins {
-        fn new() -> Option<Self> {
+        pub(super) fn new() -> Option<Self> {
             if rustix::process::geteuid().is_root() {
                 return Some(Self(tempfile::tempdir().unwrap()));
             }
@@ -230,7 +262,7 @@ mod tests {
             None
         }
 
-        fn path(&self, name: &str) -> PathBuf {
+        pub(super) fn path(&self, name: &str) -> PathBuf {
             self.0.path().join("pins").join(name)
         }
     }
@@ -289,7 +321,7 @@ mod tests {
         let read = |file: &str| fs::read_to_string(file).unwrap().trim().to_owned();
         let before = (read("/proc/sys/net/ipv4/ip_default_ttl"), read("/proc/sys/kernel/shmmni"));
         let values = [("net.ipv4.ip_default_ttl", "33"), ("kernel/shmmni", "77")];
-        write_sysctls_in(&[&net, &ipc], &values).unwrap();
+        write_sysctls_in(&[&net, &ipc], None, &values).unwrap();
         let inside = scratch(|| {
             enter(&net).unwrap();
             enter(&ipc).unwrap();
@@ -298,7 +330,7 @@ mod tests {
         assert_eq!(inside.unwrap(), ("33".to_owned(), "77".to_owned()));
         let after = (read("/proc/sys/net/ipv4/ip_default_ttl"), read("/proc/sys/kernel/shmmni"));
         assert_eq!(after, before);
-        let error = write_sysctls_in(&[&net], &[("net.ipv4.no_such_thing", "1")]).unwrap_err();
+        let error = write_sysctls_in(&[&net], None, &[("net.ipv4.no_such_thing", "1")]).unwrap_err();
         assert_eq!(error.to_string(), "open /proc/sys/net/ipv4/no_such_thing");
     }
 

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::thread::UnshareFlags;
-
 use crate::SysError;
+
+mod pid_init;
+
+pub use pid_init::spawn_pid_init;
 
 /// The start of every child process: working directory `/`, no environment, standard input from /dev/null.
 /// Callers add what their program needs (`env`, `stdin`, …), and never take that away from others.
@@ -50,52 +51,6 @@ pub(crate) fn check_single_thread() -> Result<(), SysError> {
         return Ok(());
     }
     Err(SysError::bare("fork", io::Error::other("this process has more than one thread")))
-}
-
-/// Makes a PID namespace whose pid 1 is a fork of this process that only reaps: it ignores what containers
-/// send it, and lives until it is killed from outside. Returns its id on the host. This process stays where
-/// it is. For a process of one thread only.
-///
-/// # Errors
-/// The system call that failed; no process is left then.
-pub fn spawn_pid_init() -> Result<u32, SysError> {
-    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| SysError::path("open", "/proc/self/ns/pid", e))?;
-    // SAFETY: a new PID namespace for children changes nothing that this process's memory or files depend on.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }
-        .map_err(|e| SysError::named("unshare", "a PID namespace", e))?;
-    let forked = fork();
-    if matches!(forked, Ok(Fork::Child)) {
-        be_pid_one();
-    }
-    // Later children, the OCI runtimes, belong into this process's own namespace again.
-    let returned = rustix::thread::move_into_link_name_space(
-        std::os::fd::AsFd::as_fd(&own),
-        Some(rustix::thread::LinkNameSpaceType::ProcessID),
-    )
-    .map_err(|e| SysError::path("setns", "/proc/self/ns/pid", e));
-    match (forked?, returned) {
-        (Fork::Parent(pid), Ok(())) => Ok(pid),
-        (Fork::Parent(pid), Err(e)) => {
-            let _ = crate::pidfd::signal(pid, libc::SIGKILL);
-            Err(e)
-        }
-        (Fork::Child, _) => unreachable!("the child never returns"),
-    }
-}
-
-fn be_pid_one() -> ! {
-    // The kernel reaps at once the children of a process that ignores SIGCHLD, orphans included; and it
-    // drops every other signal from inside the namespace, for which pid 1 has no handler.
-    // SAFETY: ignoring a signal installs no code.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-    // Nothing of the parent's stays open here: a listening socket would outlive it.
-    // SAFETY: this process owns all its descriptors and never uses one again.
-    unsafe { libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, 0_u32) };
-    let _ = rustix::thread::set_name(c"gantline-init");
-    loop {
-        rustix::event::pause();
-    }
 }
 
 /// Makes this process the parent of its orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).

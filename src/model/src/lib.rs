@@ -23,7 +23,7 @@ pub use pod::{DnsConfig, PodConfig, PodIdentity, PortMapping, Protocol};
 pub use resources::{HugepageLimit, Resources};
 pub use security::{
     Capabilities, ContainerSecurity, IdMapping, MandatoryProfile, NamespaceMode, Namespaces, PodSecurity,
-    SeLinuxLabel, SupplementalGroupsPolicy, UserNamespace,
+    SeLinuxLabel, SupplementalGroupsPolicy, UserMode, UserNamespace, host_id,
 };
 pub use signal::Signal;
 

@@ -27,8 +27,27 @@ pub struct Namespaces {
     pub pid: NamespaceMode,
     /// `Pod` or `Node`.
     pub ipc: NamespaceMode,
-    /// `None`: the host's user namespace.
-    pub user: Option<UserNamespace>,
+    /// `None`: nothing is said. A sandbox has the host's user namespace then, a container its sandbox's.
+    pub user: Option<UserMode>,
+}
+
+impl Namespaces {
+    /// The user namespace of the pod's own, where it has one.
+    pub fn own_user(&self) -> Option<&UserNamespace> {
+        match &self.user {
+            Some(UserMode::Pod(own)) => Some(own),
+            Some(UserMode::Node) | None => None,
+        }
+    }
+}
+
+/// Whose user namespace a process lives in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserMode {
+    /// The host's.
+    Node,
+    /// The pod's own.
+    Pod(UserNamespace),
 }
 
 /// A user namespace of the pod's own, with its mappings.
@@ -38,6 +57,21 @@ pub struct UserNamespace {
     pub uids: Vec<IdMapping>,
     /// Group ids.
     pub gids: Vec<IdMapping>,
+}
+
+impl UserNamespace {
+    /// User and group 0 of the namespace, as the host counts.
+    pub fn root(&self) -> Option<(u32, u32)> {
+        Some((host_id(&self.uids, 0)?, host_id(&self.gids, 0)?))
+    }
+}
+
+/// What an id inside is on the host; `None` where it is not mapped.
+pub fn host_id(mappings: &[IdMapping], inside: u32) -> Option<u32> {
+    mappings.iter().find_map(|mapping| {
+        let offset = inside.checked_sub(mapping.container_id).filter(|offset| *offset < mapping.length)?;
+        mapping.host_id.checked_add(offset)
+    })
 }
 
 /// `length` ids from `container_id` on are `host_id` and on outside.
@@ -158,4 +192,22 @@ pub struct ContainerSecurity {
     pub seccomp: Option<MandatoryProfile>,
     /// `None`: the default profile where the host has AppArmor.
     pub apparmor: Option<MandatoryProfile>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_mapped_or_not_known() {
+        let mappings = [
+            IdMapping { host_id: 65_536, container_id: 0, length: 10 },
+            IdMapping { host_id: 7, container_id: 100, length: 1 },
+        ];
+        for (inside, outside) in
+            [(0, Some(65_536)), (9, Some(65_545)), (10, None), (99, None), (100, Some(7)), (101, None)]
+        {
+            assert_eq!(host_id(&mappings, inside), outside, "{inside}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Image, Images, Snapshots};
+use image::{Image, Images, Mapped, Snapshots};
 use kernel::cgroup::Group;
 use kernel::{SysError, durable};
 use model::{
@@ -26,7 +26,8 @@ use crate::image_volumes::{self, ImageVolumes};
 use crate::records::ContainerRecord;
 use crate::sandbox;
 use crate::spec::{
-    self, Defaults, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path, prepare,
+    self, Defaults, HandlerCan, HostFacts, ImageDefaults, NamespacePaths, PodFiles, SpecInput, cgroups_path,
+    prepare,
 };
 use crate::state::User;
 
@@ -48,8 +49,8 @@ pub(crate) struct Input {
     pub(crate) pod_config: Arc<PodConfig>,
     /// The parent of its containers' cgroups, as the driver writes it.
     pub(crate) cgroup_parent: String,
-    /// Whether its OCI runtime mounts recursively read-only.
-    pub(crate) recursive_read_only: bool,
+    /// What its OCI runtime can do.
+    pub(crate) handler: HandlerCan,
     /// The first process of the pod's shared PID namespace.
     pub(crate) pod_init: Option<u32>,
     /// The first process of the container whose PID namespace is shared.
@@ -274,12 +275,16 @@ impl Builder {
         };
         let bundle = self.config.bundle(container);
         let rootfs = bundle.join("rootfs");
-        let image_volumes = self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes)?;
+        let pin = PodPaths::new(&self.config, &input.pod).user();
+        let own_user = input.pod_config.security.namespaces.own_user();
+        let user = own_user.map(|ids| Mapped { namespace: &pin, ids });
+        let image_volumes =
+            self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
         let timed = self.stages.time("snapshot");
         self.snapshots
-            .prepare(container, &input.image, &rootfs)
+            .prepare(container, &input.image, &rootfs, user)
             .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
         drop(timed);
         let _timed = self.stages.time("spec");
@@ -288,6 +293,7 @@ impl Builder {
         let user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mounts = prepare::mounts(config, &image_volumes).map_err(refused)?;
+        prepare::check_id_maps(config, &mounts).map_err(refused)?;
         let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
         let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
         let seccomp = spec::read_localhost(profile).map_err(refused)?;
@@ -317,7 +323,7 @@ impl Builder {
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
             host: &self.facts,
-            handler_recursive_read_only: input.recursive_read_only,
+            handler: input.handler,
             defaults: &self.defaults,
         })
         .map_err(refused)?;
@@ -368,6 +374,7 @@ impl Builder {
         let networked = namespaces.network == NamespaceMode::Pod;
         let pid_of = |pid: Option<u32>| pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid")));
         NamespacePaths {
+            user: namespaces.own_user().map(|_| paths.user()),
             network: networked.then(|| self.config.netns(&input.pod)),
             ipc: (namespaces.ipc == NamespaceMode::Pod).then(|| paths.ipc()),
             uts: networked.then(|| paths.uts()),

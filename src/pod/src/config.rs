@@ -50,12 +50,16 @@ pub struct ContainerDefaults {
 }
 
 /// An OCI runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OciHandler {
     /// Its executable.
     pub binary: PathBuf,
-    /// Whether it mounts recursively read-only, as its own `features` command says.
+    /// Whether it and the kernel mount recursively read-only, as its own `features` command says.
     pub recursive_read_only: bool,
+    /// Whether it and the kernel make id-mapped mounts, as above.
+    pub id_mapped_mounts: bool,
+    /// Whether it and the kernel run pods in user namespaces of their own, as above.
+    pub user_namespaces: bool,
 }
 
 impl PodsConfig {
@@ -120,6 +124,10 @@ impl PodPaths {
 
     pub(crate) fn dir(&self) -> &Path {
         &self.0
+    }
+
+    pub(crate) fn user(&self) -> PathBuf {
+        self.0.join("user")
     }
 
     pub(crate) fn ipc(&self) -> PathBuf {

@@ -142,9 +142,6 @@ pub enum PodError {
         /// What is wrong.
         why: String,
     },
-    /// A part of Gantline that is not built yet.
-    #[error("{0} is not built yet")]
-    NotBuilt(&'static str),
     /// A step failed on a pod.
     #[error("{step} of pod sandbox {pod}")]
     PodStep {
@@ -229,7 +226,6 @@ impl Classify for PodError {
             Self::PodExists { .. } | Self::ContainerExists { .. } => ErrorKind::Exists,
             Self::PodState { .. } | Self::ContainerState { .. } => ErrorKind::WrongState,
             Self::ImageVolume { .. } => ErrorKind::Token(CriToken::ImageVolumeMountFailed),
-            Self::NotBuilt(_) => ErrorKind::Unsupported,
             Self::PodStep { source, .. } | Self::ContainerStep { source, .. } | Self::Store(source) => {
                 source.kind
             }

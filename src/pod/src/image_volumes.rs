@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use image::{Image, Images, Snapshots};
+use image::{Image, Images, Mapped, Snapshots};
 use kernel::rooted;
 use model::{ContainerConfig, ImageId, MountSource, PodId};
 
@@ -51,7 +51,7 @@ impl ImageVolumes {
         Self { snapshots, config, making: Mutex::new(()) }
     }
 
-    /// Makes the views that a container wants, and finds its sub paths in them: the sources of its image mounts. Views
+    /// Makes the views that a container wants, with the ids of the pod's own user namespace where it has one, and finds its sub paths in them: the sources of its image mounts. Views
     /// that were made stay with the pod, also where this fails.
     ///
     /// # Errors
@@ -61,6 +61,7 @@ impl ImageVolumes {
         pod: &PodId,
         container: &ContainerConfig,
         wanted: &Wanted,
+        user: Option<Mapped<'_>>,
     ) -> Result<BTreeMap<usize, PathBuf>, PodError> {
         let mut sources = BTreeMap::new();
         for (n, image) in wanted {
@@ -72,7 +73,7 @@ impl ImageVolumes {
             let view = self.target(pod, &image.id);
             let made = {
                 let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-                self.snapshots.view(&key(pod, &image.id), image, &view)
+                self.snapshots.view(&key(pod, &image.id), image, &view, user)
             };
             let refused = |part, why| PodError::ImageVolume { mount: *n, part, why };
             made.map_err(|error| refused("image", model::chain(&error)))?;

@@ -27,6 +27,7 @@ pub mod stats;
 mod sweep;
 mod systemd;
 mod usage;
+mod user_namespace;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
 pub use error::PodError;

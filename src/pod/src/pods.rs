@@ -30,6 +30,7 @@ use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::stats::Sampler;
 use crate::sweep;
+use crate::user_namespace;
 
 /// A driver that breaks off again and again must not keep the node busy.
 const REVIVE_AFTER: Duration = Duration::from_secs(1);
@@ -133,12 +134,8 @@ impl Pods {
     /// What stopped it; nothing is left on the host then, or the pod is listed as not ready.
     pub async fn run_pod(&self, config: PodConfig) -> Result<PodId, PodError> {
         let config = Arc::new(config);
-        let (handler, _) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
-        if config.security.namespaces.user.is_some() {
-            return Err(PodError::NotBuilt(
-                "config.linux.security_context.namespace_options.userns_options: a user namespace of the pod's own",
-            ));
-        }
+        let (handler, oci) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
+        user_namespace::check(&config, &handler, oci)?;
         loop {
             let id = kernel::random::id_bytes()
                 .map(PodId::from_bytes)

@@ -42,7 +42,7 @@ pub(crate) enum Step {
     Directory,
     /// The cgroup that its containers' cgroups lie in.
     Cgroup,
-    /// Network, IPC and UTS namespaces, as asked, pinned; hostname and sysctls in them.
+    /// User, network, IPC and UTS namespaces, as asked, pinned; hostname and sysctls in them.
     Namespaces,
     /// resolv.conf, hostname, hosts.
     Files,
@@ -201,9 +201,11 @@ impl Site<'_> {
                 attached.map(Product::Network).map_err(|e| PodError::pod_step(step.name(), self.pod, e))
             }
             Step::Shim => {
+                let namespaces = &self.pod_config.security.namespaces;
                 let spec = ShimSpec {
                     pod: self.pod.clone(),
-                    shared_pid: self.pod_config.security.namespaces.pid == NamespaceMode::Pod,
+                    shared_pid: namespaces.pid == NamespaceMode::Pod,
+                    user_namespace: namespaces.own_user().map(|_| self.paths().user()),
                 };
                 let shim = self.builder.shims.start(&spec).await;
                 shim.map(Product::Shim).map_err(|e| PodError::pod_step(step.name(), self.pod, e))

@@ -69,10 +69,19 @@ pub struct SpecInput<'a> {
     pub cgroups_path: &'a str,
     /// What the node has and may.
     pub host: &'a HostFacts,
-    /// Whether the OCI runtime mounts recursively read-only.
-    pub handler_recursive_read_only: bool,
+    /// What the OCI runtime can do.
+    pub handler: HandlerCan,
     /// What the node's configuration says.
     pub defaults: &'a Defaults,
+}
+
+/// What an OCI runtime can do that others cannot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandlerCan {
+    /// Mounts recursively read-only.
+    pub recursive_read_only: bool,
+    /// Makes id-mapped mounts.
+    pub id_mapped_mounts: bool,
 }
 
 /// What an image's configuration says about its processes (image-spec `config.md`).
@@ -106,6 +115,8 @@ pub struct PodFiles {
 /// Where the pod's namespaces are pinned. Those of the host's are not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespacePaths {
+    /// The user namespace that owns the others; `None`: the host's.
+    pub user: Option<PathBuf>,
     /// The network namespace.
     pub network: Option<PathBuf>,
     /// The IPC namespace.
@@ -149,6 +160,23 @@ impl Default for Defaults {
     }
 }
 
+/// What can be refused from the request alone, before anything is made for it.
+///
+/// # Errors
+/// The first field that asks for what the sandbox, the node or the OCI runtime does not give.
+pub fn check_request(
+    pod: &PodConfig,
+    container: &ContainerConfig,
+    host: &HostFacts,
+    handler: HandlerCan,
+) -> Result<(), SpecError> {
+    namespaces::check(&pod.security.namespaces, &container.security.namespaces)?;
+    let asked = container.mounts.iter().enumerate();
+    asked
+        .into_iter()
+        .try_for_each(|(n, mount)| mounts::check(pod, &format!("mounts[{n}]"), mount, host, handler))
+}
+
 /// The specification of a container.
 ///
 /// # Errors
@@ -157,6 +185,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
     security::check(input)?;
     let capabilities = capabilities::sets(input)?;
     let seccomp = seccomp::filter(input, &capabilities)?;
+    user::check_mapped(input)?;
     let process = process::process(input, capabilities)?;
     let (mounts, rootfs_propagation) = mounts::mounts(input)?;
     let (masked_paths, readonly_paths) = security::paths(&input.container.security);
@@ -184,7 +213,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod runtime_tests;
 #[cfg(test)]

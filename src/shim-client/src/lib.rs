@@ -25,6 +25,8 @@ pub use wire::{
 /// What a shim tells, from when it was asked for on.
 pub type Events = tokio::sync::broadcast::Receiver<Event>;
 
+use std::path::PathBuf;
+
 use model::PodId;
 
 /// How a pod's shim is started.
@@ -34,6 +36,8 @@ pub struct ShimSpec {
     pub pod: PodId,
     /// The containers of the pod share a PID namespace, which the shim makes, with its pid 1.
     pub shared_pid: bool,
+    /// The pin of the pod's own user namespace, where it has one.
+    pub user_namespace: Option<PathBuf>,
 }
 
 /// Whatever starts shims and finds them again.

@@ -105,6 +105,9 @@ impl Shims for LocalShims {
         if spec.shared_pid {
             command.arg("--shared-pid");
         }
+        if let Some(user) = &spec.user_namespace {
+            command.arg("--user-namespace").arg(user);
+        }
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         // The child exits as soon as the socket listens; should the caller go away, it still does.
         let child = tokio::process::Command::from(command).spawn().map_err(spawned)?;

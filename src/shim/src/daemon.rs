@@ -71,7 +71,8 @@ fn prepare(options: &Options) -> Result<Server, SysError> {
     rustix::process::setsid().map_err(|e| SysError::bare("setsid", e))?;
     process::become_subreaper()?;
     // Before anything else forks: a child of pid 1's must not hold the socket.
-    let pod_init = if options.shared_pid { Some(process::spawn_pid_init()?) } else { None };
+    let user = options.user_namespace.as_deref();
+    let pod_init = options.shared_pid.then(|| process::spawn_pid_init(user, &options.dir)).transpose()?;
     let started = seqpacket::listen(&options.dir.join("shim.sock")).and_then(|listener| {
         redirect_stdio(&options.dir.join("shim.log"))?;
         Server::new(options, listener, pod_init)

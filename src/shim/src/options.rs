@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use model::PodId;
 
-pub(crate) const USAGE: &str = "usage: gantline-shim run --pod <id> --dir <directory> --exits <directory> [--shared-pid]\n       gantline-shim version";
+pub(crate) const USAGE: &str = "usage: gantline-shim run --pod <id> --dir <directory> --exits <directory> [--shared-pid]\n                         [--user-namespace <pin>]\n       gantline-shim version";
 
 /// What is asked.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Options {
     /// Gets the exit records.
     pub(crate) exits: PathBuf,
     pub(crate) shared_pid: bool,
+    /// Owns the shared PID namespace; `None`: the host's does.
+    pub(crate) user_namespace: Option<PathBuf>,
 }
 
 pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command, String> {
@@ -31,7 +33,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command,
         Some("version" | "--version") => return Ok(Command::Version),
         other => return Err(format!("unknown command {other:?}")),
     }
-    let (mut pod, mut dir, mut exits, mut shared_pid) = (None, None, None, false);
+    let (mut pod, mut dir, mut exits, mut shared_pid, mut user_namespace) = (None, None, None, false, None);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{} needs a value", arg.display()));
         match arg.to_str() {
@@ -42,6 +44,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command,
             Some("--dir") => dir = Some(PathBuf::from(value()?)),
             Some("--exits") => exits = Some(PathBuf::from(value()?)),
             Some("--shared-pid") => shared_pid = true,
+            Some("--user-namespace") => user_namespace = Some(PathBuf::from(value()?)),
             _ => return Err(format!("unknown argument {}", arg.display())),
         }
     }
@@ -51,6 +54,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command,
         dir: dir.ok_or_else(|| missing("--dir"))?,
         exits: exits.ok_or_else(|| missing("--exits"))?,
         shared_pid,
+        user_namespace,
     }))
 }
 
@@ -73,9 +77,12 @@ mod tests {
             let error = parse(line.split_whitespace().map(OsString::from)).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");
         }
-        let line = format!("run --pod {id} --dir /d --exits /e --shared-pid");
+        let line = format!("run --pod {id} --dir /d --exits /e --shared-pid --user-namespace /d/user");
         match parse(line.split_whitespace().map(OsString::from)) {
-            Ok(Command::Run(options)) => assert!(options.shared_pid && options.exits == *"/e"),
+            Ok(Command::Run(options)) => {
+                assert!(options.shared_pid && options.exits == *"/e");
+                assert_eq!(options.user_namespace, Some("/d/user".into()));
+            }
             other => panic!("{other:?}"),
         }
     }

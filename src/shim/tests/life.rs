@@ -4,6 +4,7 @@
 mod node;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use model::{Classify as _, ErrorKind, Signal, chain};
@@ -206,7 +207,7 @@ async fn a_shared_pid_namespace_has_a_pid_1_that_reaps_and_whose_end_is_told() {
         return;
     }
     let node = Node::new();
-    let spec = shim_client::ShimSpec { pod: node.pod.clone(), shared_pid: true };
+    let spec = shim_client::ShimSpec { pod: node.pod.clone(), shared_pid: true, user_namespace: None };
     let shim = node.shims.start(&spec).await.unwrap();
     let init = shim.pod_init().unwrap();
     let want = Want { share_pid_of: Some(init), ..sh("(sleep 0.1 &) ; kill -TERM 1; sleep 1000") };
@@ -234,6 +235,62 @@ async fn a_shared_pid_namespace_has_a_pid_1_that_reaps_and_whose_end_is_told() {
 }
 
 #[tokio::test]
+async fn pid_1_holds_nothing_of_the_hosts_and_belongs_to_the_pods_user_namespace() {
+    use kernel::namespace::{IdMaps, IdRange, create_pinned_with_user, unpin};
+    use std::os::unix::fs::MetadataExt as _;
+    if !able() {
+        return;
+    }
+    for mapped in [false, true] {
+        let node = Node::new();
+        let user = mapped.then(|| node.path().join("user"));
+        let ranges = [IdRange { inside: 0, outside: 300_000, length: 65_536 }];
+        if let Some(user) = &user {
+            create_pinned_with_user(user, IdMaps { users: &ranges, groups: &ranges }, &[]).unwrap();
+        }
+        let spec =
+            shim_client::ShimSpec { pod: node.pod.clone(), shared_pid: true, user_namespace: user.clone() };
+        let shim = node.shims.start(&spec).await.unwrap();
+        let init = shim.pod_init().unwrap();
+        let of = |file: &str| PathBuf::from(format!("/proc/{init}/{file}"));
+        let seen = (
+            fs::read_dir(of("root")).unwrap().count(),
+            fs::read_dir(of("fd")).unwrap().count(),
+            fs::read_to_string(of("mountinfo")).unwrap().lines().count(),
+        );
+        assert_eq!(seen, (0, 0, 1), "files, descriptors, mounts");
+        let ids = fs::read_to_string(of("status")).unwrap();
+        let uid = if mapped { 300_000 } else { 0 };
+        assert!(ids.contains(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n")), "{ids}");
+        if let Some(user) = &user {
+            let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+            assert_eq!(inode(&of("ns/user")), inode(user));
+            // What is mounted below is what containers do first.
+            let script = format!(
+                "nsenter --user={0} --pid=/proc/{init}/ns/pid --setuid 0 --setgid 0 \
+                 unshare --mount sh -c 'mount -t proc proc /proc && readlink /proc/self && cat /proc/1/comm'",
+                user.display()
+            );
+            let mut shell = kernel::process::command("/bin/sh");
+            let said = shell.env("PATH", "/usr/bin:/bin").args(["-c", &script]).output().unwrap();
+            let text = String::from_utf8_lossy(&said.stdout).into_owned();
+            assert!(text.ends_with("\ngantline-init\n"), "{text}{}", String::from_utf8_lossy(&said.stderr));
+        }
+        shim.shutdown().await.unwrap();
+        user.iter().for_each(|user| unpin(user).unwrap());
+    }
+    // A user namespace that is not there: said, and no shim is left.
+    let node = Node::new();
+    let spec = shim_client::ShimSpec {
+        pod: node.pod.clone(),
+        shared_pid: true,
+        user_namespace: Some("/no/such/pin".into()),
+    };
+    let error = chain(&node.shims.start(&spec).await.unwrap_err());
+    assert!(error.contains("open namespace /no/such/pin: No such file"), "{error}");
+}
+
+#[tokio::test]
 async fn starting_twice_finds_the_first_and_an_unusable_directory_is_said() {
     if !able() {
         return;
@@ -245,7 +302,7 @@ async fn starting_twice_finds_the_first_and_an_unusable_directory_is_said() {
     let blocked = node.path().join("file");
     fs::write(&blocked, "").unwrap();
     node.shims.state = blocked;
-    let spec = shim_client::ShimSpec { pod: node.pod.clone(), shared_pid: false };
+    let spec = shim_client::ShimSpec { pod: node.pod.clone(), shared_pid: false, user_namespace: None };
     let error = node.shims.start(&spec).await.unwrap_err();
     assert!(chain(&error).contains("ot a directory"), "{}", chain(&error));
     node.shims.binary = "/no/such/shim".into();

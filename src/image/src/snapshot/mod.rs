@@ -5,7 +5,7 @@ mod overlay;
 use std::path::{Path, PathBuf};
 
 use kernel::SysError;
-use model::{Classify, ContainerId, Digest, ErrorKind, UnixNanos};
+use model::{Classify, ContainerId, Digest, ErrorKind, UnixNanos, UserNamespace};
 use store::StoreError;
 
 use crate::image::Image;
@@ -75,22 +75,44 @@ impl Classify for SnapshotError {
     }
 }
 
+/// Whose ids a mount shows, where they are not the host's: the layers are id-mapped for it, nothing is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapped<'a> {
+    /// The pinned user namespace.
+    pub namespace: &'a Path,
+    /// Its ids.
+    pub ids: &'a UserNamespace,
+}
+
 /// Makes root filesystems from images. Synchronous: async callers use the blocking pool.
 ///
 /// Every operation may be repeated after a crash in the middle of it, and the lease that keeps an image's
 /// layers on disk is recorded before anything else is made, and forgotten after everything else is gone.
 pub trait Snapshots: Send + Sync {
-    /// Makes a container's writable layer and mounts its root filesystem on `rootfs`, which is made if absent.
+    /// Makes a container's writable layer and mounts its root filesystem on `rootfs`, which is made if absent. For a
+    /// user namespace what the image says is user 0's is that namespace's user 0's; the writable layer holds ids as
+    /// the host counts them.
     ///
     /// # Errors
     /// What stopped it; nothing is left then.
-    fn prepare(&self, container: &ContainerId, image: &Image, rootfs: &Path) -> Result<(), SnapshotError>;
+    fn prepare(
+        &self,
+        container: &ContainerId,
+        image: &Image,
+        rootfs: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SnapshotError>;
 
     /// Mounts a prepared container's root filesystem again, after a reboot or an unmount.
     ///
     /// # Errors
     /// An unknown container, or the mount.
-    fn remount(&self, container: &ContainerId, rootfs: &Path) -> Result<(), SnapshotError>;
+    fn remount(
+        &self,
+        container: &ContainerId,
+        rootfs: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SnapshotError>;
 
     /// Unmounts what is mounted on `rootfs`. Nothing mounted, or no such directory, is success.
     ///
@@ -121,7 +143,13 @@ pub trait Snapshots: Send + Sync {
     ///
     /// # Errors
     /// What stopped it; nothing is left then.
-    fn view(&self, key: &str, image: &Image, target: &Path) -> Result<(), SnapshotError>;
+    fn view(
+        &self,
+        key: &str,
+        image: &Image,
+        target: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SnapshotError>;
 
     /// Unmounts a view and lets go of its image's layers. An unknown one is success.
     ///

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use kernel::SysError;
 use kernel::clock::now;
 use kernel::mount;
-use model::{ContainerId, Digest};
+use model::{ContainerId, Digest, host_id};
 
-use super::{SnapshotError, Snapshots, Usage};
+use super::{Mapped, SnapshotError, Snapshots, Usage};
 use crate::disk;
 use crate::image::Image;
 use crate::images::{Images, Shared, lock};
@@ -91,17 +91,29 @@ impl Overlay {
         lower
     }
 
-    fn mount(&self, container: &ContainerId, stack: &[Digest], rootfs: &Path) -> Result<(), SysError> {
+    fn mount(
+        &self,
+        container: &ContainerId,
+        stack: &[Digest],
+        rootfs: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SysError> {
         let dir = self.dir(container);
         make_dir(rootfs)?;
         let (upper, work) = (dir.join("upper"), dir.join("work"));
         let lower = self.lower(stack);
         let overlay =
             mount::Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), ..Default::default() };
-        mount::overlay(&overlay, rootfs)
+        mount_for(user, &overlay, rootfs)
     }
 
-    fn make(&self, container: &ContainerId, stack: &[Digest], rootfs: &Path) -> Result<(), SysError> {
+    fn make(
+        &self,
+        container: &ContainerId,
+        stack: &[Digest],
+        rootfs: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SysError> {
         let dir = self.dir(container);
         let upper = dir.join("upper");
         make_dir(&upper)?;
@@ -119,19 +131,36 @@ impl Overlay {
                 .map_err(|e| SysError::path("stat", &top, e))?,
             None => (0, 0, 0o755),
         };
+        // An owner whom the namespace does not know could not be shown in it; its root is the next best.
+        let mapped = |ids: &[_], id| host_id(ids, id).or_else(|| host_id(ids, 0)).unwrap_or(id);
+        let top =
+            user.map_or(top, |user| (mapped(&user.ids.uids, top.0), mapped(&user.ids.gids, top.1), top.2));
         std::os::unix::fs::chown(&upper, Some(top.0), Some(top.1))
             .map_err(|e| SysError::path("chown", &upper, e))?;
         fs::set_permissions(&upper, fs::Permissions::from_mode(top.2 & 0o7777))
             .map_err(|e| SysError::path("chmod", &upper, e))?;
-        self.mount(container, stack, rootfs)
+        self.mount(container, stack, rootfs, user)
+    }
+}
+
+fn mount_for(user: Option<Mapped<'_>>, overlay: &mount::Overlay<'_>, target: &Path) -> Result<(), SysError> {
+    match user {
+        Some(user) => mount::overlay_mapped(overlay, user.namespace, target),
+        None => mount::overlay(overlay, target),
     }
 }
 
 impl Snapshots for Overlay {
-    fn prepare(&self, container: &ContainerId, image: &Image, rootfs: &Path) -> Result<(), SnapshotError> {
+    fn prepare(
+        &self,
+        container: &ContainerId,
+        image: &Image,
+        rootfs: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SnapshotError> {
         let key = format!("{CONTAINER}{container}");
         self.lease(&key, image)?;
-        self.make(container, &image.stack, rootfs).map_err(|source| {
+        self.make(container, &image.stack, rootfs, user).map_err(|source| {
             let undone = self.unmount(rootfs).and_then(|()| self.remove(container));
             if let Err(error) = undone {
                 tracing::warn!(container.id = %container, error = %model::chain(&error), "undo of prepare");
@@ -140,12 +169,17 @@ impl Snapshots for Overlay {
         })
     }
 
-    fn remount(&self, container: &ContainerId, rootfs: &Path) -> Result<(), SnapshotError> {
+    fn remount(
+        &self,
+        container: &ContainerId,
+        rootfs: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SnapshotError> {
         let key = format!("{CONTAINER}{container}");
         let lease = lock(&self.shared.index).lease(&key).cloned();
         let lease = lease.ok_or_else(|| SnapshotError::NotFound(key.clone()))?;
         self.unmount(rootfs)?;
-        self.mount(container, &lease.stack, rootfs).map_err(|source| SnapshotError::Disk {
+        self.mount(container, &lease.stack, rootfs, user).map_err(|source| SnapshotError::Disk {
             stage: "remount",
             key,
             source,
@@ -195,7 +229,13 @@ impl Snapshots for Overlay {
         found
     }
 
-    fn view(&self, key: &str, image: &Image, target: &Path) -> Result<(), SnapshotError> {
+    fn view(
+        &self,
+        key: &str,
+        image: &Image,
+        target: &Path,
+        user: Option<Mapped<'_>>,
+    ) -> Result<(), SnapshotError> {
         if key.is_empty() || key.contains('/') {
             return Err(SnapshotError::Key(key.to_owned()));
         }
@@ -211,7 +251,7 @@ impl Snapshots for Overlay {
             lower.push(self.shared.layers.empty(1));
         }
         let overlay = mount::Overlay { lower: &lower, flags: mount::Flags::PLAIN, ..Default::default() };
-        make_dir(target).and_then(|()| mount::overlay(&overlay, target)).map_err(|source| {
+        make_dir(target).and_then(|()| mount_for(user, &overlay, target)).map_err(|source| {
             if let Err(error) = self.remove_view(key, target) {
                 tracing::warn!(view = key, error = %model::chain(&error), "undo of view");
             }

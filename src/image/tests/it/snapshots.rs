@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Instant;
 
-use image::{Image, Images, ImportOptions, Overlay, SnapshotError, Snapshots};
-use model::{Classify as _, ContainerId, ErrorKind};
+use image::{Image, Images, ImportOptions, Mapped, Overlay, SnapshotError, Snapshots};
+use kernel::namespace::{IdMaps, IdRange, create_pinned_with_user, unpin};
+use model::{Classify as _, ContainerId, ErrorKind, UserNamespace};
 
 use crate::build::{Built, Put, assert_empty, digest, gzip, image, layer, noise, on_disk, open};
 
@@ -72,7 +73,7 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
     let rootfs = dir.path().join("state/rootfs");
 
     // A container's root filesystem is the image's, and writable.
-    snapshots.prepare(&container(1), &image_of_two, &rootfs).unwrap();
+    snapshots.prepare(&container(1), &image_of_two, &rootfs, None).unwrap();
     assert_eq!(fs::read(rootfs.join("bin/sh")).unwrap(), b"new");
     assert_eq!(
         fs::metadata(rootfs.join("bin/sh")).unwrap().ino(),
@@ -91,25 +92,25 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
 
     // Another of the same image sees nothing of it.
     let other = dir.path().join("state/other");
-    snapshots.prepare(&container(2), &image_of_two, &other).unwrap();
+    snapshots.prepare(&container(2), &image_of_two, &other, None).unwrap();
     assert!(!other.join("data").exists());
 
     // The same once more, as a retry after a crash does.
     snapshots.unmount(&other).unwrap();
-    snapshots.prepare(&container(2), &image_of_two, &other).unwrap();
+    snapshots.prepare(&container(2), &image_of_two, &other, None).unwrap();
 
     // Unmounted and mounted again, the data is there.
     snapshots.unmount(&rootfs).unwrap();
     snapshots.unmount(&rootfs).unwrap();
     assert!(!is_mounted(&rootfs));
-    snapshots.remount(&container(1), &rootfs).unwrap();
+    snapshots.remount(&container(1), &rootfs, None).unwrap();
     assert!(rootfs.join("data").exists());
 
     // The image may go: its layers stay as long as they are used, over a restart too.
     images.remove("localhost/two:1").await.unwrap();
     assert!(images.list().is_empty());
     assert_eq!(fs::read(rootfs.join("bin/sh")).unwrap(), b"new");
-    let gone = snapshots.prepare(&container(3), &image_of_two, &dir.path().join("state/late"));
+    let gone = snapshots.prepare(&container(3), &image_of_two, &dir.path().join("state/late"), None);
     gone.unwrap();
     snapshots.unmount(&dir.path().join("state/late")).unwrap();
     snapshots.remove(&container(3)).unwrap();
@@ -117,7 +118,7 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
     let images = open(&root);
     let snapshots = make(&images);
     assert_eq!(snapshots.containers(), [container(1), container(2)]);
-    snapshots.remount(&container(1), &rootfs).unwrap();
+    snapshots.remount(&container(1), &rootfs, None).unwrap();
     assert!(rootfs.join("data").exists() && rootfs.join("opt/seen").exists());
     for (n, path) in [(1, &rootfs), (2, &other)] {
         snapshots.unmount(path).unwrap();
@@ -129,13 +130,13 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
     assert_eq!(fs::read_dir(root.join("containers")).unwrap().count(), 0);
 
     // What is not there is told.
-    let error = snapshots.prepare(&container(4), &image_of_two, &rootfs).unwrap_err();
+    let error = snapshots.prepare(&container(4), &image_of_two, &rootfs, None).unwrap_err();
     assert!(matches!(error, SnapshotError::LayerMissing { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(snapshots.containers().is_empty(), "and leaves nothing");
-    assert_eq!(snapshots.remount(&container(4), &rootfs).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(snapshots.remount(&container(4), &rootfs, None).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(snapshots.usage(&container(4)).unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(snapshots.view("a/b", &image_of_two, &rootfs).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(snapshots.view("a/b", &image_of_two, &rootfs, None).unwrap_err().kind(), ErrorKind::Invalid);
 
     views(&snapshots, &images, dir.path(), &root, base).await;
 }
@@ -148,7 +149,9 @@ async fn views(snapshots: &impl Snapshots, images: &Images, dir: &Path, root: &P
         let built =
             image(&layers.into_iter().map(|l| (l, gzip as fn(&[u8]) -> Vec<u8>)).collect::<Vec<_>>(), false);
         let found = bring(images, dir, "localhost/view:1", &built).await;
-        snapshots.view("v", &found, &target).unwrap_or_else(|e| panic!("{count}: {}", model::chain(&e)));
+        snapshots
+            .view("v", &found, &target, None)
+            .unwrap_or_else(|e| panic!("{count}: {}", model::chain(&e)));
         assert!(is_mounted(&target));
         assert_eq!(target.join("bin/sh").exists(), count > 0);
         let denied = fs::write(target.join("x"), "x").unwrap_err();
@@ -162,13 +165,43 @@ async fn views(snapshots: &impl Snapshots, images: &Images, dir: &Path, root: &P
         assert_empty(root);
         // As a container, too.
         let found = bring(images, dir, "localhost/view:1", &built).await;
-        snapshots.prepare(&container(9), &found, &target).unwrap();
+        snapshots.prepare(&container(9), &found, &target, None).unwrap();
         fs::write(target.join("x"), "x").unwrap();
         snapshots.unmount(&target).unwrap();
         snapshots.remove(&container(9)).unwrap();
+        mapped(snapshots, &found, dir, count > 0);
         images.remove("localhost/view:1").await.unwrap();
         assert_empty(root);
     }
+}
+
+/// The same for a user namespace, as a container and as a view: its ids, the layers untouched.
+fn mapped(snapshots: &impl Snapshots, image: &Image, dir: &Path, has_files: bool) {
+    const FIRST: u32 = 300_000;
+    let pin = dir.join("user");
+    let ids = [IdRange { inside: 0, outside: FIRST, length: 65_536 }];
+    create_pinned_with_user(&pin, IdMaps { users: &ids, groups: &ids }, &[]).unwrap();
+    let mapping = vec![model::IdMapping { host_id: FIRST, container_id: 0, length: 65_536 }];
+    let ids = UserNamespace { uids: mapping.clone(), gids: mapping };
+    let user = Some(Mapped { namespace: &pin, ids: &ids });
+    let target = dir.join("view");
+    let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+    snapshots.prepare(&container(9), image, &target, user).unwrap();
+    assert_eq!(owner(&target), (FIRST, FIRST), "the root");
+    if has_files {
+        assert_eq!(owner(&target.join("bin/sh")), (FIRST, FIRST));
+        fs::write(target.join("bin/sh"), "changed").unwrap();
+        assert_eq!(owner(&snapshots.upper(&container(9)).join("bin/sh")), (FIRST, FIRST), "copied up");
+    }
+    snapshots.unmount(&target).unwrap();
+    snapshots.remount(&container(9), &target, user).unwrap();
+    assert_eq!(owner(&target), (FIRST, FIRST), "again");
+    snapshots.unmount(&target).unwrap();
+    snapshots.remove(&container(9)).unwrap();
+    snapshots.view("v", image, &target, user).unwrap();
+    assert!(!has_files || owner(&target.join("bin/sh")) == (FIRST, FIRST));
+    snapshots.remove_view("v", &target).unwrap();
+    unpin(&pin).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +232,7 @@ async fn preparing_is_quick() {
     let mut times = Vec::new();
     for n in 0..40 {
         let started = Instant::now();
-        snapshots.prepare(&container(n), &found, &rootfs).unwrap();
+        snapshots.prepare(&container(n), &found, &rootfs, None).unwrap();
         times.push(started.elapsed());
         snapshots.unmount(&rootfs).unwrap();
         snapshots.remove(&container(n)).unwrap();

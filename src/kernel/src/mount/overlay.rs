@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, mount, open_tree,
 };
 
 use super::{Flags, attach, bind};
@@ -57,8 +57,23 @@ pub fn overlay(overlay: &Overlay<'_>, target: &Path) -> Result<(), SysError> {
         _ => match through_context(overlay, target) {
             Err(Refused::NotSupported) => through_mount(overlay, target),
             Err(Refused::Failed(e)) => Err(e),
-            Ok(()) => Ok(()),
+            Ok(mounted) => attach(&mounted, target),
         },
+    }
+}
+
+/// The same, detached: where `place` is, an existing directory of this mount namespace, it may be mounted for a moment.
+pub(super) fn detached(overlay: &Overlay<'_>, place: &Path) -> Result<OwnedFd, SysError> {
+    match through_context(overlay, place) {
+        Err(Refused::NotSupported) => {
+            through_mount(overlay, place)?;
+            let how = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = open_tree(CWD, place, how).map_err(|e| SysError::path("open_tree", place, e));
+            super::unmount(place)?;
+            tree
+        }
+        Err(Refused::Failed(e)) => Err(e),
+        Ok(mounted) => Ok(mounted),
     }
 }
 
@@ -73,7 +88,7 @@ pub fn overlay_takes_many_layers() -> Result<bool, SysError> {
     Ok(knows_lowerdir_plus(&context))
 }
 
-fn no_lower() -> io::Error {
+pub(super) fn no_lower() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "no lower layer is given")
 }
 
@@ -86,7 +101,8 @@ enum Refused {
     Failed(SysError),
 }
 
-fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<(), Refused> {
+/// A detached mount; `target` is named in errors alone.
+fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<OwnedFd, Refused> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| match e {
         Errno::NOSYS => Refused::NotSupported,
         e => Refused::Failed(SysError::path("fsopen overlay for", target, e)),
@@ -125,9 +141,7 @@ fn through_context(overlay: &Overlay<'_>, target: &Path) -> Result<(), Refused> 
     attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, overlay.flags.nosuid);
     attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, overlay.flags.nodev);
     attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, overlay.flags.noexec);
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .map_err(|e| failed("fsmount overlay", e))?;
-    attach(&mounted, target).map_err(Refused::Failed)
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| failed("fsmount overlay", e))
 }
 
 /// Whether overlayfs takes layers one by one. Asked of the context itself, before it has any: as a flag `lowerdir+`

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use super::Propagation;
 use crate::SysError;
 
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// The calling thread's own: one may be in a mount namespace of its own.
+const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 
 /// One mount of this process's mount namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]

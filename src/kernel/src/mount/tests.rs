@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
+/// The ids of a user namespace for tests: 0 is this on the host.
+const FIRST_ID: u32 = 300_000;
+
 /// A directory that takes its mounts with it.
 struct Scratch(tempfile::TempDir);
 
@@ -172,4 +175,60 @@ fn mountinfo_lines_are_read_and_others_refused() {
     for bad in ["1", "a b c d e f - g h i", "36 35 98:0 / /x rw shared:1", "36 35 98:0 / /x rw - ext4 dev"] {
         assert!(parse(bad.as_bytes()).is_err(), "{bad}");
     }
+}
+
+/// A user namespace pinned in a directory of this test's.
+fn pinned_user(scratch: &Scratch) -> PathBuf {
+    use crate::namespace::{IdMaps, IdRange, create_pinned_with_user};
+    let pin = scratch.dir("pins").join("user");
+    let range = [IdRange { inside: 0, outside: FIRST_ID, length: 65_536 }];
+    create_pinned_with_user(&pin, IdMaps { users: &range, groups: &range }, &[]).unwrap();
+    pin
+}
+
+#[test]
+fn id_mapped_layers_show_the_ids_of_a_user_namespace() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let Some(scratch) = Scratch::new() else { return };
+    let user = pinned_user(&scratch);
+    let lower: Vec<PathBuf> = (0..3).map(|n| scratch.dir(&format!("layer-{n}"))).collect();
+    fs::write(lower[0].join("of-root"), "top").unwrap();
+    fs::write(lower[2].join("of-1000"), "bottom").unwrap();
+    chown(lower[2].join("of-1000"), Some(1000), Some(1001)).unwrap();
+    let (upper, work, target) = (scratch.dir("upper"), scratch.dir("work"), scratch.dir("rootfs"));
+    let spec =
+        Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[], ..Default::default() };
+    let before = table().unwrap().len();
+    overlay_mapped(&spec, &user, &target).unwrap();
+    assert_eq!(table().unwrap().len(), before + 1, "only the overlay is seen here");
+    assert_eq!(holding(&target).unwrap().file_system, "overlay");
+    let owner = |path: PathBuf| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+    assert_eq!(owner(target.join("of-root")), (FIRST_ID, FIRST_ID));
+    assert_eq!(owner(target.join("of-1000")), (FIRST_ID + 1000, FIRST_ID + 1001));
+    assert_eq!(owner(lower[2].join("of-1000")), (1000, 1001), "the layer itself is as it was");
+    // What is changed is copied up with the owner that the container sees.
+    fs::write(target.join("of-1000"), "changed").unwrap();
+    assert_eq!(owner(upper.join("of-1000")), (FIRST_ID + 1000, FIRST_ID + 1001));
+    unmount(&target).unwrap();
+}
+
+#[test]
+fn a_file_system_without_id_mapped_mounts_is_named() {
+    let Some(scratch) = Scratch::new() else { return };
+    let user = pinned_user(&scratch);
+    // procfs has none on any kernel.
+    let lower = [PathBuf::from("/proc/sys"), scratch.dir("lower")];
+    let target = scratch.dir("rootfs");
+    let error = overlay_mapped(&Overlay { lower: &lower, ..Overlay::default() }, &user, &target).unwrap_err();
+    assert_eq!(error.to_string(), "id-map /proc/sys");
+    assert_eq!(error.source.to_string(), "the file system proc has no id-mapped mounts on this kernel",);
+    assert!(below(&table().unwrap(), &target).is_empty());
+
+    // The same of a mount: with what lies below it.
+    let fd = fs::File::open(&user).unwrap();
+    let volume = scratch.dir("volume");
+    check_id_mapped(&volume, fd.as_fd()).unwrap();
+    bind(Path::new("/proc/sys"), &scratch.dir("volume/below"), Flags::default()).unwrap();
+    let error = check_id_mapped(&volume, fd.as_fd()).unwrap_err();
+    assert_eq!(error.to_string(), format!("id-map {}", volume.join("below").display()));
 }

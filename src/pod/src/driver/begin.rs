@@ -20,6 +20,7 @@ use crate::queue::Job;
 use crate::records::ContainerRecord;
 use crate::resize;
 use crate::sandbox::Site;
+use crate::spec::{self, HandlerCan};
 use crate::state::{ContainerPhase, PodPhase, User};
 
 impl Driver {
@@ -124,6 +125,13 @@ impl Driver {
     async fn begin_create(&mut self, config: Arc<ContainerConfig>) -> Result<Job, PodError> {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
         let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
+        let (_, handler) = self.host.sandboxes.config.handler(&self.record.handler)?;
+        let handler = HandlerCan {
+            recursive_read_only: handler.recursive_read_only,
+            id_mapped_mounts: handler.id_mapped_mounts,
+        };
+        spec::check_request(&self.record.config, &config, self.host.bundles.facts(), handler)
+            .map_err(|e| PodError::container_step("create", &id, e))?;
         let image = self.host.bundles.find_image(&config.image)?;
         let image_volumes = self.host.bundles.find_volumes(&config)?;
         let driver = self.host.sandboxes.config.cgroup_driver;
@@ -152,13 +160,7 @@ impl Driver {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
             cgroup_parent: self.record.cgroup_parent.clone(),
-            recursive_read_only: self
-                .host
-                .sandboxes
-                .config
-                .handler(&self.record.handler)?
-                .1
-                .recursive_read_only,
+            handler,
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
             target_pid,
             container: id.clone(),

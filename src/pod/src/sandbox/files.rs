@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use kernel::mount;
 use kernel::{SysError, durable};
 use model::limits::POD_SHM_BYTES;
-use model::{DnsConfig, NamespaceMode, PodConfig, PodId};
+use model::{DnsConfig, NamespaceMode, PodConfig, PodId, UserNamespace};
 
 use super::Site;
 use crate::error::Cause;
@@ -50,12 +50,19 @@ pub(super) fn write(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use
     let config = site.pod_config;
     let hostname = hostname(site.pod, config);
     let dns = config.dns.clone();
+    let owner = config.security.namespaces.own_user().and_then(UserNamespace::root);
     move || {
         let resolv = match dns {
             Some(dns) => resolv_conf(&dns).into_bytes(),
             None => host_file("/etc/resolv.conf")?,
         };
-        let put = |path: PathBuf, bytes: &[u8]| durable::replace(&path, bytes, 0o644).map_err(Cause::host);
+        let put = |path: PathBuf, bytes: &[u8]| {
+            durable::replace(&path, bytes, 0o644).map_err(Cause::host)?;
+            // The root of its containers may write to them, as without a user namespace.
+            owner.map_or(Ok(()), |(uid, gid)| {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(failed("chown", &path))
+            })
+        };
         put(paths.resolv_conf(), &resolv)?;
         put(paths.hostname(), format!("{hostname}\n").as_bytes())?;
         put(paths.hosts(), &host_file("/etc/hosts")?)
@@ -98,10 +105,11 @@ fn resolv_conf(dns: &DnsConfig) -> String {
 
 pub(super) fn mount_shm(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let target = site.paths().shm();
+    let owner = site.pod_config.security.namespaces.own_user().and_then(UserNamespace::root);
     move || {
         make_dir(&target, 0o700)?;
         let flags = mount::Flags { nosuid: true, nodev: true, noexec: true, ..mount::Flags::PLAIN };
-        mount::tmpfs(&target, POD_SHM_BYTES, 0o1777, flags).map_err(Cause::host)
+        mount::tmpfs_of(owner.unwrap_or_default(), &target, POD_SHM_BYTES, 0o1777, flags).map_err(Cause::host)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kernel::namespace::{self, Kind};
+use kernel::namespace::{self, IdMaps, Kind};
 use model::NamespaceMode;
 
 use super::{Site, files};
 use crate::error::Cause;
+use crate::user_namespace::id_ranges;
 
 /// Which namespaces the pod has of its own, and where they are pinned.
 fn pins(site: &Site<'_>) -> Vec<(Kind, PathBuf)> {
@@ -25,16 +26,27 @@ fn pins(site: &Site<'_>) -> Vec<(Kind, PathBuf)> {
     pins
 }
 
+/// Where the pod's own user namespace is pinned, which owns the others then.
+fn user_pin(site: &Site<'_>) -> Option<PathBuf> {
+    site.pod_config.security.namespaces.own_user().map(|_| site.paths().user())
+}
+
 pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let pins = pins(site);
+    let user = user_pin(site).zip(site.pod_config.security.namespaces.own_user().cloned());
     let hostname = files::hostname(site.pod, site.pod_config);
     let sysctls = sysctls(site);
     move || {
         let borrowed: Vec<(Kind, &Path)> = pins.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
-        if borrowed.is_empty() {
-            return Ok(());
+        match &user {
+            Some((pin, own)) => {
+                let (users, groups) = (id_ranges(&own.uids), id_ranges(&own.gids));
+                let maps = IdMaps { users: &users, groups: &groups };
+                namespace::create_pinned_with_user(pin, maps, &borrowed).map_err(Cause::host)?;
+            }
+            None if borrowed.is_empty() => return Ok(()),
+            None => namespace::create_pinned(&borrowed).map_err(Cause::host)?,
         }
-        namespace::create_pinned(&borrowed).map_err(Cause::host)?;
         if let Some((_, uts)) = borrowed.iter().find(|(kind, _)| *kind == Kind::Uts) {
             namespace::set_hostname_in(uts, &hostname).map_err(Cause::host)?;
         }
@@ -46,13 +58,14 @@ pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<
         }
         let paths: Vec<&Path> = borrowed.iter().map(|(_, path)| *path).collect();
         let values: Vec<(&str, &str)> = sysctls.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        namespace::write_sysctls_in(&paths, &values).map_err(Cause::host)
+        let owner = user.as_ref().and_then(|(_, own)| own.root());
+        namespace::write_sysctls_in(&paths, owner, &values).map_err(Cause::host)
     }
 }
 
 pub(super) fn undo(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
-    let pins = pins(site);
-    move || pins.iter().try_for_each(|(_, path)| namespace::unpin(path).map_err(Cause::host))
+    let pins = pins(site).into_iter().map(|(_, path)| path).chain(user_pin(site)).collect::<Vec<_>>();
+    move || pins.iter().try_for_each(|path| namespace::unpin(path).map_err(Cause::host))
 }
 
 /// The node's defaults for a pod's network, under what the request asks for.

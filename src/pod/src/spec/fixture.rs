@@ -8,8 +8,8 @@ use model::{
 };
 
 use super::{
-    AppArmor, CgroupVersion, Defaults, HostFacts, ImageDefaults, NamespacePaths, PodFiles, PreparedDevice,
-    PreparedMount, ResolvedUser, SpecInput,
+    AppArmor, CgroupVersion, Defaults, HandlerCan, HostFacts, ImageDefaults, NamespacePaths, PodFiles,
+    PreparedDevice, PreparedMount, ResolvedUser, SpecInput,
 };
 
 /// Owns what [`SpecInput`] borrows.
@@ -69,7 +69,7 @@ impl Fixture {
             seccomp_localhost: self.seccomp_localhost.as_deref(),
             cgroups_path: &self.cgroups_path,
             host: &self.host,
-            handler_recursive_read_only: true,
+            handler: HandlerCan { recursive_read_only: true, id_mapped_mounts: true },
             defaults: &self.defaults,
         }
     }
@@ -143,6 +143,7 @@ impl Default for Fixture {
                 shm: Some("/p/shm".into()),
             },
             namespaces: NamespacePaths {
+                user: Some("/n/user".into()),
                 network: Some("/n/net".into()),
                 ipc: Some("/n/ipc".into()),
                 uts: Some("/n/uts".into()),

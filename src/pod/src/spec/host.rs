@@ -87,7 +87,7 @@ impl HostFacts {
             oom_score_adj_min: caps::oom_score_adj_min()?,
             rlimits_max,
             mqueue: file_systems.lines().any(|line| line.split_whitespace().last() == Some("mqueue")),
-            recursive_read_only: kernel_is_at_least(5, 12),
+            recursive_read_only: kernel::release::running() >= (5, 12),
         })
     }
 
@@ -115,10 +115,4 @@ impl AppArmor {
         let default_profile = loaded.get(APPARMOR_DEFAULT).cloned();
         Self { enabled, default_profile, loaded }
     }
-}
-
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }

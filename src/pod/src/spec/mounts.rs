@@ -2,13 +2,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use model::{NamespaceMode, Propagation};
+use model::{IdMapping, NamespaceMode, PodConfig, Propagation, host_id};
 
 use super::host::CgroupVersion;
-use super::oci::Mount;
-use super::{PreparedMount, SpecError, SpecInput};
+use super::oci::{self, Mount};
+use super::{HandlerCan, HostFacts, PreparedMount, SpecError, SpecInput};
 
 const SHM: &str = "/dev/shm";
+/// Whose terminals are, as every distribution numbers it.
+const TTY_GROUP: u32 = 5;
 
 /// All mounts in the order they are made, parents first, and how mount events travel at the root.
 ///
@@ -39,19 +41,39 @@ fn mount(destination: &str, kind: &str, source: impl Into<PathBuf>, options: &st
         kind: kind.into(),
         source: source.into(),
         options: options.split(',').map(str::to_owned).collect(),
+        ..Mount::default()
     }
 }
 
 /// The kernel's file systems; sizes and modes as every runtime has them.
 fn file_systems(input: &SpecInput<'_>) -> Vec<Mount> {
     let privileged = input.container.security.privileged;
+    let rro = input.host.recursive_read_only && input.handler.recursive_read_only;
     let sys = if privileged { "rw" } else { "ro" };
     let cgroup = if privileged || input.defaults.cgroup_writable { "rw" } else { "ro" };
+    let own_user = input.pod.security.namespaces.own_user();
+    // A group that the pod's user namespace does not know cannot own terminals.
+    let terminals = match own_user.is_none_or(|own| host_id(&own.gids, TTY_GROUP).is_some()) {
+        true => format!(",gid={TTY_GROUP}"),
+        false => String::new(),
+    };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", "nosuid,noexec,nodev"),
         mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
-        mount("/dev/pts", "devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        mount("/sys", "sysfs", "sysfs", &format!("nosuid,noexec,nodev,{sys}")),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &format!("nosuid,noexec,newinstance,ptmxmode=0666,mode=0620{terminals}"),
+        ),
+        match own_user.is_some() && input.pod.security.namespaces.network == NamespaceMode::Node {
+            // sysfs shows a network, and only the root of its user namespace mounts it: the host's is shown.
+            true => {
+                let access = if rro { "rro" } else { "ro" };
+                mount("/sys", "bind", "/sys", &format!("rbind,rprivate,nosuid,noexec,nodev,{access}"))
+            }
+            false => mount("/sys", "sysfs", "sysfs", &format!("nosuid,noexec,nodev,{sys}")),
+        },
     ];
     if input.host.mqueue {
         mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"));
@@ -110,12 +132,7 @@ fn one(
     if destination == Path::new("/") {
         return invalid("container_path", format!("{path:?} is the root file system"));
     }
-    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
-        return Err(SpecError::unsupported(
-            format!("{field}.uidMappings"),
-            "id-mapped mounts are not built yet",
-        ));
-    }
+    check(input.pod, field, asked, input.host, input.handler)?;
     if asked.selinux_relabel && input.host.selinux {
         return Err(SpecError::unsupported(
             format!("{field}.selinux_relabel"),
@@ -123,17 +140,6 @@ fn one(
         ));
     }
     let image = matches!(asked.source, model::MountSource::Image { .. });
-    if asked.recursive_read_only {
-        if !asked.readonly {
-            return invalid("recursive_read_only", "needs readonly".into());
-        }
-        if asked.propagation != Propagation::Private {
-            return invalid("recursive_read_only", "needs private propagation".into());
-        }
-        if !(input.host.recursive_read_only && input.handler_recursive_read_only) {
-            return Err(SpecError::RroUnsupported { field: format!("{field}.recursive_read_only") });
-        }
-    }
     let propagation = match asked.propagation {
         // Private, but for what would keep other containers' mounts busy: unmounts reach it.
         Propagation::Private if holds_own(input, &prepared.source) => "rslave",
@@ -162,7 +168,75 @@ fn one(
             options.push(option.clone());
         }
     }
-    Ok(Mount { destination, kind: "bind".into(), source: prepared.source.clone(), options })
+    let ids =
+        |mappings: &[IdMapping]| if image { Vec::new() } else { mappings.iter().map(oci_ids).collect() };
+    let (uid_mappings, gid_mappings) = (ids(&asked.uid_mappings), ids(&asked.gid_mappings));
+    if !uid_mappings.is_empty() {
+        // As recursive as the bind is: what is mounted below would show ids that nobody in the container has.
+        options.push("ridmap".to_owned());
+    }
+    let source = prepared.source.clone();
+    Ok(Mount { destination, kind: "bind".into(), source, options, uid_mappings, gid_mappings })
+}
+
+fn oci_ids(mapping: &IdMapping) -> oci::IdMapping {
+    let IdMapping { host_id, container_id, length } = *mapping;
+    oci::IdMapping { container_id, host_id, size: length }
+}
+
+/// What the node or the OCI runtime cannot mount, and what no runtime could.
+pub(super) fn check(
+    pod: &PodConfig,
+    field: &str,
+    asked: &model::Mount,
+    host: &HostFacts,
+    handler: HandlerCan,
+) -> Result<(), SpecError> {
+    let invalid = |name: &str, why: &str| Err(SpecError::invalid(format!("{field}.{name}"), why));
+    if asked.recursive_read_only {
+        if !asked.readonly {
+            return invalid("recursive_read_only", "needs readonly");
+        }
+        if asked.propagation != Propagation::Private {
+            return invalid("recursive_read_only", "needs private propagation");
+        }
+        if !(host.recursive_read_only && handler.recursive_read_only) {
+            return Err(SpecError::RroUnsupported { field: format!("{field}.recursive_read_only") });
+        }
+    }
+    let (uids, gids) = (&asked.uid_mappings, &asked.gid_mappings);
+    match (uids.is_empty(), gids.is_empty()) {
+        (true, true) => return Ok(()),
+        (true, false) => return invalid("uidMappings", "is empty, and gidMappings is not"),
+        (false, true) => return invalid("gidMappings", "is empty, and uidMappings is not"),
+        (false, false) => {}
+    }
+    if matches!(asked.source, model::MountSource::Image { .. }) {
+        // It is mapped once for the pod, whose containers share it.
+        let pods = pod.security.namespaces.own_user();
+        return match pods.is_some_and(|own| own.uids == *uids && own.gids == *gids) {
+            true => Ok(()),
+            false => {
+                invalid("uidMappings", "an image volume has the ids of the pod's own user namespace alone")
+            }
+        };
+    }
+    for (name, mappings) in [("uidMappings", uids), ("gidMappings", gids)] {
+        if overlap(mappings, |mapping| mapping.container_id) || overlap(mappings, |mapping| mapping.host_id) {
+            return invalid(name, "maps an id twice");
+        }
+    }
+    if !handler.id_mapped_mounts {
+        return invalid("uidMappings", "the runtime handler or this kernel makes no id-mapped mounts");
+    }
+    Ok(())
+}
+
+fn overlap(mappings: &[IdMapping], first: impl Fn(&IdMapping) -> u32) -> bool {
+    let mut ranges: Vec<(u64, u64)> =
+        mappings.iter().map(|m| (first(m).into(), u64::from(first(m)) + u64::from(m.length))).collect();
+    ranges.sort_unstable();
+    ranges.windows(2).any(|pair| matches!(pair, [(_, end), (start, _)] if start < end))
 }
 
 fn holds_own(input: &SpecInput<'_>, source: &Path) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use model::NamespaceMode;
+use model::{NamespaceMode, Namespaces, UserMode};
 
 use super::host::CgroupVersion;
 use super::oci::Namespace;
@@ -15,7 +15,10 @@ const FIELD: &str = "linux.security_context.namespace_options";
 /// A mode of POD in the container's request says "as the sandbox", which also is what a client means that sends no
 /// namespace options at all.
 pub(super) fn namespaces(input: &SpecInput<'_>) -> Result<Vec<Namespace>, SpecError> {
-    let mut namespaces = Vec::with_capacity(6);
+    let mut namespaces = Vec::with_capacity(7);
+    if input.pod.security.namespaces.own_user().is_some() {
+        namespaces.push(joined("user", &input.namespaces.user)?);
+    }
     if let Some(pid) = pid(input)? {
         namespaces.push(pid);
     }
@@ -39,9 +42,7 @@ pub(super) fn namespaces(input: &SpecInput<'_>) -> Result<Vec<Namespace>, SpecEr
 }
 
 /// That the container's modes are ones that its sandbox can give.
-pub(super) fn check(input: &SpecInput<'_>) -> Result<(), SpecError> {
-    let pod = &input.pod.security.namespaces;
-    let container = &input.container.security.namespaces;
+pub(super) fn check(pod: &Namespaces, container: &Namespaces) -> Result<(), SpecError> {
     for (name, pod, container) in
         [("network", &pod.network, &container.network), ("ipc", &pod.ipc, &container.ipc)]
     {
@@ -58,13 +59,20 @@ pub(super) fn check(input: &SpecInput<'_>) -> Result<(), SpecError> {
             return Err(SpecError::invalid(format!("{FIELD}.{name}"), why));
         }
     }
-    if pod.user.is_some() || container.user.is_some() {
-        return Err(SpecError::unsupported(
-            format!("{FIELD}.userns_options"),
-            "user namespaces are not built yet",
-        ));
+    let user = |why: &str| Err(SpecError::invalid(format!("{FIELD}.userns_options"), why));
+    match (pod.own_user(), &container.user) {
+        (None, Some(UserMode::Pod(_))) => user("is POD, and the sandbox has no user namespace of its own"),
+        (Some(_), Some(UserMode::Node)) => user("is NODE, and the sandbox has a user namespace of its own"),
+        (Some(pods), Some(UserMode::Pod(own))) if pods != own => {
+            user("has other mappings than the sandbox's")
+        }
+        // /proc shows processes, and only the root of their user namespace mounts it.
+        (Some(_), _) if container.pid == NamespaceMode::Node => Err(SpecError::invalid(
+            format!("{FIELD}.pid"),
+            "NODE does not go with a user namespace of the sandbox's own",
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn pid(input: &SpecInput<'_>) -> Result<Option<Namespace>, SpecError> {
@@ -137,7 +145,7 @@ mod tests {
             let pod = &mut fixture.pod.security.namespaces;
             (pod.network, pod.ipc, pod.pid) = (network, ipc, pod_pid);
             fixture.container.security.namespaces.pid = container_pid;
-            check(&fixture.input()).unwrap();
+            check_fixture(&fixture).unwrap();
             assert_eq!(line(namespaces(&fixture.input()).unwrap()), expect);
         }
     }
@@ -168,13 +176,60 @@ mod tests {
             let mut fixture = Fixture::default();
             fixture.pod.security.namespaces.network = pod;
             fixture.container.security.namespaces.network = container;
-            assert_eq!(check(&fixture.input()).unwrap_err().to_string(), format!("{field}.{expect}"));
+            assert_eq!(check_fixture(&fixture).unwrap_err().to_string(), format!("{field}.{expect}"));
         }
-        let mut fixture = Fixture::default();
-        fixture.pod.security.namespaces.user =
-            Some(model::UserNamespace { uids: Vec::new(), gids: Vec::new() });
-        let error = check(&fixture.input()).unwrap_err();
-        assert_eq!(error.to_string(), format!("{field}.userns_options: user namespaces are not built yet"));
+    }
+
+    fn check_fixture(fixture: &Fixture) -> Result<(), SpecError> {
+        check(&fixture.pod.security.namespaces, &fixture.container.security.namespaces)
+    }
+
+    #[test]
+    fn a_user_namespace_is_the_sandboxs_and_joined() {
+        let own = |host_id| {
+            let mapping = vec![model::IdMapping { host_id, container_id: 0, length: 65_536 }];
+            Some(UserMode::Pod(model::UserNamespace { uids: mapping.clone(), gids: mapping }))
+        };
+        let node = Some(UserMode::Node);
+        let field = "linux.security_context.namespace_options";
+        let refused = |why: &str| Err(format!("{field}.{why}"));
+        let pod = "pid network:/n/net ipc:/n/ipc uts:/n/uts mount";
+        let joined = format!("user:/n/user {pod}");
+        for (pods, containers, pid, expect) in [
+            (None, None, Pod, Ok(pod.to_owned())),
+            (node.clone(), None, Pod, Ok(pod.to_owned())),
+            (None, node.clone(), Pod, Ok(pod.to_owned())),
+            (own(1), own(1), Pod, Ok(joined.clone())),
+            // What a client means that sends no namespace options at all.
+            (own(1), None, Pod, Ok(joined)),
+            (own(1), own(2), Pod, refused("userns_options: has other mappings than the sandbox's")),
+            (
+                own(1),
+                node.clone(),
+                Pod,
+                refused("userns_options: is NODE, and the sandbox has a user namespace of its own"),
+            ),
+            (
+                node,
+                own(1),
+                Pod,
+                refused("userns_options: is POD, and the sandbox has no user namespace of its own"),
+            ),
+            (
+                None,
+                own(1),
+                Pod,
+                refused("userns_options: is POD, and the sandbox has no user namespace of its own"),
+            ),
+            (own(1), None, Node, refused("pid: NODE does not go with a user namespace of the sandbox's own")),
+        ] {
+            let mut fixture = Fixture::default();
+            fixture.pod.security.namespaces.user = pods;
+            fixture.container.security.namespaces.user = containers;
+            fixture.container.security.namespaces.pid = pid;
+            let found = check_fixture(&fixture).and_then(|()| namespaces(&fixture.input())).map(line);
+            assert_eq!(found.map_err(|e| e.to_string()), expect);
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub struct Root {
 
 /// One mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Mount {
     /// Absolute, in the container.
     pub destination: PathBuf,
@@ -123,9 +123,29 @@ pub struct Mount {
     pub kind: String,
     /// A host path, or a name.
     pub source: PathBuf,
-    /// As mount(8) names them.
+    /// As mount(8) names them; `ridmap` and the mappings make an id-mapped mount.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Of users. Not empty: only with `gid_mappings`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Of groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
+}
+
+/// `size` ids from `container_id` on are `host_id` and on outside. In a mount: what is `container_id` on disk is
+/// `host_id` in the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The first id inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// The first id outside.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// The Linux section.
@@ -354,7 +374,10 @@ impl Spec {
         };
         let needs_1_1 = !self.linux.resources.unified.is_empty()
             || self.linux.seccomp.as_ref().is_some_and(errno)
-            || self.mounts.iter().any(|mount| mount.options.iter().any(new_option));
+            || self
+                .mounts
+                .iter()
+                .any(|mount| mount.options.iter().any(new_option) || !mount.uid_mappings.is_empty());
         if needs_1_1 { "1.1.0" } else { "1.0.2" }
     }
 }

@@ -5,14 +5,17 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use kernel::mount;
+use kernel::namespace::{self, IdMaps};
 use model::{ContainerConfig, Device, MountSource, Propagation};
 
 use super::SpecError;
 use super::devices::access;
+use crate::user_namespace::id_ranges;
 
 /// What of the host's /dev a privileged container does not get: what is the container's own, and the console.
 const DEV_EXCEPT: [&str; 8] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"];
@@ -131,6 +134,38 @@ fn host_path(path: &Path, propagation: Propagation, field: &str) -> Result<Prepa
         return Err(SpecError::invalid(field, why));
     }
     Ok(PreparedMount { source, missing })
+}
+
+/// That the file systems of id-mapped mounts have such mounts, with all that is mounted below them.
+///
+/// # Errors
+/// The first that does not, or the kernel takes the mappings for none.
+pub fn check_id_maps(container: &ContainerConfig, prepared: &[PreparedMount]) -> Result<(), SpecError> {
+    let mut known: Option<(&model::Mount, OwnedFd)> = None;
+    for (n, (asked, mount)) in container.mounts.iter().zip(prepared).enumerate() {
+        let host_path = matches!(asked.source, MountSource::HostPath(_));
+        if !host_path || asked.uid_mappings.is_empty() {
+            continue;
+        }
+        let failed = |source| SpecError::System { field: format!("mounts[{n}].uidMappings"), source };
+        let same = |(of, _): &(&model::Mount, OwnedFd)| {
+            of.uid_mappings == asked.uid_mappings && of.gid_mappings == asked.gid_mappings
+        };
+        // A kubelet asks for the same ids each time.
+        let (_, user) = match known.take().filter(same) {
+            Some(known) => known,
+            None => {
+                let (users, groups) = (id_ranges(&asked.uid_mappings), id_ranges(&asked.gid_mappings));
+                let maps = IdMaps { users: &users, groups: &groups };
+                (asked, namespace::open_user(maps).map_err(failed)?)
+            }
+        };
+        // What is missing will be made on the file system of what is there.
+        let there = mount.source.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        kernel::mount::check_id_mapped(there, user.as_fd()).map_err(failed)?;
+        known = Some((asked, user));
+    }
+    Ok(())
 }
 
 /// The devices of a container: those asked for, directories expanded; or, for a privileged one, all of the host's.

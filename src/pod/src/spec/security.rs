@@ -16,7 +16,7 @@ pub(super) fn check(input: &SpecInput<'_>) -> Result<(), SpecError> {
     if annotated || !input.container.cdi_devices.is_empty() {
         return Err(SpecError::unsupported("CDI_devices", "CDI devices are not built yet"));
     }
-    namespaces::check(input)
+    namespaces::check(&input.pod.security.namespaces, &input.container.security.namespaces)
 }
 
 /// Hidden paths and read-only paths: exactly those of the request, so that an empty list unmasks /proc as procMount

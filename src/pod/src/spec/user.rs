@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use model::{ContainerSecurity, SupplementalGroupsPolicy, limits};
+use model::{ContainerSecurity, SupplementalGroupsPolicy, host_id, limits};
 
-use super::SpecError;
+use super::{SpecError, SpecInput};
 
 const FIELD: &str = "linux.security_context";
 
@@ -65,6 +65,32 @@ pub fn resolve_user(
         }
     }
     Ok(ResolvedUser { uid, gid, additional_gids })
+}
+
+/// That the pod's own user namespace, where it has one, knows the ids of the container's process.
+pub(super) fn check_mapped(input: &SpecInput<'_>) -> Result<(), SpecError> {
+    let Some(own) = input.pod.security.namespaces.own_user() else { return Ok(()) };
+    let security = &input.container.security;
+    let of_image = |asked: bool, field: &str| match asked {
+        true => format!("{FIELD}.{field}"),
+        false => "image.config.user".to_owned(),
+    };
+    let user = match security.run_as_username.is_empty() {
+        true => of_image(security.run_as_user.is_some(), "run_as_user"),
+        false => format!("{FIELD}.run_as_username"),
+    };
+    let group = of_image(security.run_as_group.is_some(), "run_as_group");
+    let process = input.user;
+    let ids = [(user, "user", process.uid, &own.uids), (group, "group", process.gid, &own.gids)];
+    let others = process.additional_gids.iter();
+    let groups = others.map(|gid| (format!("{FIELD}.supplemental_groups"), "group", *gid, &own.gids));
+    for (field, what, id, mappings) in ids.into_iter().chain(groups) {
+        if host_id(mappings, id).is_none() {
+            let why = format!("{what} {id} is not mapped in the pod's user namespace");
+            return Err(SpecError::invalid(field, why));
+        }
+    }
+    Ok(())
 }
 
 /// Which field decides, and the user and group that it names, by name or number.

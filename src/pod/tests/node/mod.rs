@@ -89,7 +89,7 @@ impl Node {
             netns_dir: self.dir.path().join("netns"),
             handlers: [(
                 "crun".to_owned(),
-                OciHandler { binary: "/usr/bin/crun".into(), recursive_read_only: false },
+                OciHandler { binary: "/usr/bin/crun".into(), ..OciHandler::default() },
             )]
             .into(),
             default_handler: "crun".to_owned(),

@@ -2,7 +2,9 @@
 
 use api::v1;
 use image::Image;
-use model::{IdMapping, Mount, MountSource, NamespaceMode, Namespaces, PodIdentity, Propagation, Resources};
+use model::{
+    IdMapping, Mount, MountSource, NamespaceMode, Namespaces, PodIdentity, Propagation, Resources, UserMode,
+};
 use pod::{ContainerPhase, ContainerStatus, Exit, PodPhase, PodStatus};
 
 use super::enums::cri_signal;
@@ -200,10 +202,15 @@ fn namespaces(from: &Namespaces) -> v1::NamespaceOption {
             NamespaceMode::Target(id) => id.to_string(),
             _ => String::new(),
         },
-        userns_options: from.user.as_ref().map(|user| v1::UserNamespace {
-            mode: v1::NamespaceMode::Pod.into(),
-            uids: user.uids.iter().map(id_mapping).collect(),
-            gids: user.gids.iter().map(id_mapping).collect(),
+        userns_options: from.user.as_ref().map(|mode| match mode {
+            UserMode::Node => {
+                v1::UserNamespace { mode: v1::NamespaceMode::Node.into(), ..v1::UserNamespace::default() }
+            }
+            UserMode::Pod(own) => v1::UserNamespace {
+                mode: v1::NamespaceMode::Pod.into(),
+                uids: own.uids.iter().map(id_mapping).collect(),
+                gids: own.gids.iter().map(id_mapping).collect(),
+            },
         }),
     }
 }

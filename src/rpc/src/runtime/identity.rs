@@ -127,7 +127,8 @@ pub(super) async fn status_of(
         runtime_handlers: handlers(&rpc.node.handlers),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            // sysfs is the host's then, by a bind mount: no handler that runs user namespaces needs more.
+            user_namespaces_host_network: rpc.node.handlers.iter().any(|handler| handler.user_namespaces),
             mount_options: true,
         }),
     })

@@ -4,12 +4,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use rustix::termios::Winsize;
 use tokio::io::unix::AsyncFd;
 
-/// One read, bytes.
-const READ: usize = 16 * 1024;
+use super::mux::READ;
+
+/// A pipe that this side makes larger holds so much, bytes: its writer is woken less often. What is not used takes no
+/// memory.
+const PIPE: usize = 256 * 1024;
 
 /// A pipe's end or a terminal's master.
 #[derive(Debug)]
@@ -28,16 +32,27 @@ impl Fd {
         Ok(Self(fd))
     }
 
-    /// The next bytes; empty at the end. A terminal ends with EIO when its last process has (pty(7)).
-    pub(super) async fn read(&self) -> io::Result<Bytes> {
-        let mut buffer = vec![0; READ];
+    /// Makes a pipe larger, as far as the node lets us (fcntl(2), F_SETPIPE_SZ).
+    pub(super) fn widen(&self) {
+        if let Err(error) = rustix::pipe::fcntl_setpipe_size(&self.0, PIPE) {
+            tracing::debug!(%error, "make a pipe larger");
+        }
+    }
+
+    /// The next bytes; empty at the end. A terminal ends with EIO when its last process has (pty(7)). The buffer is
+    /// empty between calls: large reads leave with their memory, small ones are copied out of it.
+    pub(super) async fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Bytes> {
+        buffer.reserve(READ);
         loop {
             let mut ready = self.0.readable().await?;
-            match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut buffer)?)) {
-                Ok(Ok(read)) => {
-                    buffer.truncate(read);
-                    return Ok(buffer.into());
+            match ready.try_io(|fd| Ok(rustix::io::read(fd, spare_capacity(buffer))?)) {
+                Ok(Ok(read)) if read >= READ / 8 => return Ok(std::mem::take(buffer).into()),
+                Ok(Ok(_)) => {
+                    let bytes = Bytes::copy_from_slice(buffer);
+                    buffer.clear();
+                    return Ok(bytes);
                 }
+
                 Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
                     return Ok(Bytes::new());
                 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use pod::Pods;
@@ -14,10 +14,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::mux::{Channel, Incoming, Outgoing};
+use super::mux::{Channel, Incoming, Outgoing, READ};
 
-/// One read, bytes.
-const READ: usize = 16 * 1024;
 /// Channels whose other half has not come yet.
 const UNPAIRED_MAX: usize = 256;
 
@@ -170,17 +168,18 @@ async fn carry(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing) ->
         write.shutdown().await
     };
     let down = async {
-        let mut buffer = vec![0; READ];
+        let mut buffer = BytesMut::new();
         loop {
+            buffer.reserve(READ);
             let bytes = tokio::select! {
-                bytes = read.read(&mut buffer) => bytes?,
+                bytes = read.read_buf(&mut buffer) => bytes?,
                 () = outgoing.gone() => return Err(io::ErrorKind::ConnectionAborted.into()),
             };
             if bytes == 0 {
                 outgoing.end().await;
                 return Ok(());
             }
-            if outgoing.send(Bytes::copy_from_slice(&buffer[..bytes])).await.is_err() {
+            if outgoing.send(buffer.split().freeze()).await.is_err() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
         }

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+/// One read from a pipe or a socket of this node, bytes.
+pub(super) const READ: usize = 64 * 1024;
 /// Pieces that wait in one direction of one channel.
 const PIECES_MAX: usize = 16;
 /// Bytes from the client that wait in all channels of a connection together.

@@ -289,7 +289,9 @@ enum Gone {
 async fn output(from: Option<Arc<Fd>>, to: Option<Outgoing>, gone: Gone, exited: &CancellationToken) {
     let (Some(from), Some(to)) = (from, to) else { return };
     let mut to = Some(to);
+    from.widen();
     let mut patience = EXEC_SYNC_DRAIN_MAX;
+    let mut buffer = Vec::new();
     loop {
         let late = async {
             exited.cancelled().await;
@@ -298,7 +300,7 @@ async fn output(from: Option<Arc<Fd>>, to: Option<Outgoing>, gone: Gone, exited:
         let began = Instant::now();
         let read = tokio::select! {
             biased;
-            read = from.read() => read,
+            read = from.read(&mut buffer) => read,
             () = late => {
                 tracing::info!("the output of an exec is held open by what it left behind");
                 Ok(Bytes::new())

@@ -136,7 +136,7 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
         netns_dir: state.join("netns"),
         handlers: BTreeMap::from([(
             "crun".to_owned(),
-            OciHandler { binary: "/nonexistent/crun".into(), recursive_read_only: false },
+            OciHandler { binary: "/nonexistent/crun".into(), ..OciHandler::default() },
         )]),
         default_handler: "crun".into(),
         cgroup_driver: CgroupDriver::Cgroupfs,

@@ -13,7 +13,7 @@ fn pod() -> PodId {
 }
 
 fn spec() -> ShimSpec {
-    ShimSpec { pod: pod(), shared_pid: false }
+    ShimSpec { pod: pod(), shared_pid: false, user_namespace: None }
 }
 
 fn run(n: u8) -> RunContainer {

@@ -128,7 +128,10 @@ impl Node {
     }
 
     pub async fn shim(&self) -> Shim {
-        self.shims.start(&ShimSpec { pod: self.pod.clone(), shared_pid: false }).await.unwrap()
+        self.shims
+            .start(&ShimSpec { pod: self.pod.clone(), shared_pid: false, user_namespace: None })
+            .await
+            .unwrap()
     }
 
     pub fn log(&self, container: &ContainerId) -> PathBuf {

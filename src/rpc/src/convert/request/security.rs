@@ -3,7 +3,7 @@
 use api::v1;
 use model::{
     Capabilities, ContainerSecurity, IdMapping, MandatoryProfile, NamespaceMode, Namespaces, PodSecurity,
-    SeLinuxLabel, SupplementalGroupsPolicy, UserNamespace,
+    SeLinuxLabel, SupplementalGroupsPolicy, UserMode, UserNamespace,
 };
 
 use super::text;
@@ -107,7 +107,7 @@ fn namespaces(from: v1::NamespaceOption) -> Result<Namespaces, Invalid> {
         network: pod_or_node("network", from.network)?,
         pid,
         ipc: pod_or_node("ipc", from.ipc)?,
-        user: from.userns_options.map(user_namespace).transpose().under("userns_options")?.flatten(),
+        user: from.userns_options.map(user_namespace).transpose().under("userns_options")?,
     })
 }
 
@@ -124,14 +124,14 @@ fn pod_or_node(field: &str, number: i32) -> Result<NamespaceMode, Invalid> {
     }
 }
 
-/// Mode POD has one mapping of each kind with container id 0 in it; mode NODE has none and is no user namespace.
-fn user_namespace(from: v1::UserNamespace) -> Result<Option<UserNamespace>, Invalid> {
+/// Mode POD has one mapping of each kind with container id 0 in it; mode NODE has none.
+fn user_namespace(from: v1::UserNamespace) -> Result<UserMode, Invalid> {
     match mode("mode", from.mode)? {
-        v1::NamespaceMode::Pod => Ok(Some(UserNamespace {
+        v1::NamespaceMode::Pod => Ok(UserMode::Pod(UserNamespace {
             uids: one_mapping("uids", from.uids)?,
             gids: one_mapping("gids", from.gids)?,
         })),
-        v1::NamespaceMode::Node if from.uids.is_empty() && from.gids.is_empty() => Ok(None),
+        v1::NamespaceMode::Node if from.uids.is_empty() && from.gids.is_empty() => Ok(UserMode::Node),
         v1::NamespaceMode::Node => Err(Invalid::new("mode", "is NODE, and there are mappings")),
         other => Err(Invalid::new("mode", format!("{} is neither POD nor NODE", other.as_str_name()))),
     }

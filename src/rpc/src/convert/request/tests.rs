@@ -1,7 +1,7 @@
 //! What is taken and what is refused, and by which field's name.
 
 use api::v1;
-use model::{MandatoryProfile, MountSource, NamespaceMode};
+use model::{MandatoryProfile, MountSource, NamespaceMode, UserMode};
 
 use super::*;
 use crate::convert::Invalid;
@@ -186,8 +186,9 @@ fn namespace_options_follow_the_contract() {
         })
         .map(|n| n.user)
     };
-    assert_eq!(userns(0, vec![map(0, 65_536)], vec![map(0, 65_536)]).unwrap().unwrap().uids.len(), 1);
-    assert_eq!(userns(2, vec![], vec![]), Ok(None));
+    let own = userns(0, vec![map(0, 65_536)], vec![map(0, 65_536)]).unwrap();
+    assert!(matches!(own, Some(UserMode::Pod(own)) if own.uids.len() == 1 && own.gids.len() == 1));
+    assert_eq!(userns(2, vec![], vec![]), Ok(Some(UserMode::Node)));
     refused(userns(0, vec![], vec![map(0, 1)]), &at("userns_options.uids"));
     refused(userns(0, vec![map(0, 1)], vec![map(0, 1), map(1, 1)]), &at("userns_options.gids"));
     refused(userns(0, vec![map(1, 1)], vec![map(0, 1)]), &at("userns_options.uids"));

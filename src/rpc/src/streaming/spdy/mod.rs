@@ -9,7 +9,7 @@ mod headers;
 use std::collections::HashMap;
 use std::io;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
 
@@ -124,8 +124,10 @@ impl Reader {
         connection: &mut R,
     ) -> io::Result<()> {
         while length > 0 {
-            let mut piece = BytesMut::zeroed(length.min(PIECE));
-            connection.read_exact(&mut piece).await?;
+            let mut piece = BytesMut::with_capacity(length.min(PIECE));
+            if connection.read_buf(&mut (&mut piece).limit(length.min(PIECE))).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             length -= piece.len();
             if let Some(stream) = self.streams.get(&id) {
                 stream.put(piece.freeze()).await;
@@ -183,10 +185,9 @@ async fn write_frames<W: AsyncWrite + Unpin>(
     while let Some(frame) = frames.recv().await {
         match frame {
             Frame::Data(id, bytes) => {
-                for piece in bytes.chunks(PIECE) {
-                    connection.write_all(&data_head(id, 0, piece.len())).await?;
-                    connection.write_all(piece).await?;
-                }
+                // Head and bytes in one system call, and nothing copied.
+                let head = data_head(id, 0, bytes.len());
+                connection.write_all_buf(&mut head.chain(bytes)).await?;
             }
             Frame::End(id) => connection.write_all(&data_head(id, FLAG_FIN, 0)).await?,
             Frame::Own(bytes) => connection.write_all(&bytes).await?,
@@ -201,9 +202,9 @@ async fn write_frames<W: AsyncWrite + Unpin>(
     connection.shutdown().await
 }
 
-fn data_head(id: u32, flags: u8, length: usize) -> [u8; 8] {
+fn data_head(id: u32, flags: u8, length: usize) -> Bytes {
     let ([a, b, c, d], [_, x, y, z]) = (id.to_be_bytes(), u32::try_from(length).unwrap_or(0).to_be_bytes());
-    [a, b, c, d, flags, x, y, z]
+    Bytes::copy_from_slice(&[a, b, c, d, flags, x, y, z])
 }
 
 fn control(kind: u16, flags: u8, payload: &[u8]) -> Bytes {
