@@ -24,6 +24,8 @@ pub struct ImageConfig {
     pub attempts_max: u32,
     /// The first pause between two attempts; it doubles with each.
     pub backoff_first: Duration,
+    /// How soon a writable layer is measured again, at the earliest.
+    pub measure_period: Duration,
     /// Who is told how long the stages of pulls take.
     pub stages: StageSink,
 }
@@ -40,6 +42,7 @@ impl ImageConfig {
             stall_max: model::limits::PULL_STALL_MAX,
             attempts_max: 5,
             backoff_first: Duration::from_millis(200),
+            measure_period: Duration::from_secs(10),
             stages: StageSink::default(),
         }
     }

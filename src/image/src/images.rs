@@ -1,6 +1,8 @@
 //! The image room's door: open, list, find, remove, usage. Pulls and imports are in files of their own.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::SysError;
@@ -16,6 +18,8 @@ use crate::jobs::Jobs;
 use crate::layers::Layers;
 use crate::pull::Pulls;
 use crate::records::{IMAGES, LAYERS, LEASES};
+use crate::sizes::Sizes;
+use crate::snapshot::Usage;
 
 /// All images of this node. A handle: clones share everything.
 #[derive(Clone)]
@@ -34,6 +38,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) jobs: Jobs,
     pub(crate) pulls: Pulls,
+    /// Of writable layers.
+    pub(crate) sizes: Sizes,
+    /// What names the file system that they are on.
+    pub(crate) writable: PathBuf,
 }
 
 /// Locks; what a panicking thread left behind is as whole as our changes are small.
@@ -131,6 +139,7 @@ impl Images {
         let store = Store::open(&layers.store()).map_err(OpenError::Store)?;
         let index = Mutex::new(load(&store, &layers, &config)?);
         let shared = Shared {
+            writable: writable_mountpoint(&config.root, layers.base()),
             layers,
             store,
             index,
@@ -138,6 +147,7 @@ impl Images {
             counters: Arc::default(),
             jobs: Jobs::new(&config),
             pulls: Pulls::default(),
+            sizes: Sizes::new(config.measure_period),
             config,
         };
         let dead = lock(&shared.index).take_all_unheld();
@@ -186,6 +196,21 @@ impl Images {
         let (bytes, inodes) = lock(&self.shared.index).usage();
         FsUsage { mountpoint: self.shared.layers.base().to_owned(), bytes, inodes, at: now() }
     }
+
+    /// What all writable layers take on disk, as of when they were measured.
+    pub fn writable_usage(&self) -> FsUsage {
+        let Usage { bytes, inodes, at } = self.shared.sizes.total();
+        FsUsage { mountpoint: self.shared.writable.clone(), bytes, inodes, at }
+    }
+}
+
+/// Clients compare the names of the images' and the writable layers' file systems as text: one file system has one name.
+fn writable_mountpoint(root: &Path, images: &Path) -> PathBuf {
+    let writable = root.join("containers");
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
+    // Until it is made it is where its parent is.
+    let own = device(&writable).or_else(|_| device(root));
+    if own.ok() == device(images).ok() { images.to_owned() } else { writable }
 }
 
 impl Shared {

@@ -25,6 +25,7 @@ mod progress;
 mod pull;
 mod records;
 mod registry;
+mod sizes;
 mod snapshot;
 mod source;
 mod stack;

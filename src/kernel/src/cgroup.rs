@@ -18,11 +18,13 @@ use crate::mount::{self, MountInfo};
 mod kill;
 mod limits;
 mod oom;
+mod reader;
 mod seats;
 mod stats;
 
 pub use limits::{Limits, Write, is_weight_of_shares, put_back, weight_of_shares};
 pub use oom::set as set_oom_score_adj;
+pub use reader::{Extent, Reader, Reading};
 pub use seats::Seats;
 pub use stats::{CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine};
 
@@ -389,7 +391,7 @@ impl Group {
 
     /// What the group has used. Every part that the kernel does not give is `None`.
     pub fn read_stats(&self) -> CgroupStats {
-        stats::read(self)
+        stats::read(&mut Reader::new(self.clone(), false), Extent::Everything)
     }
 
     /// The group's directories that exist.

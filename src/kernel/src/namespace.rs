@@ -152,6 +152,21 @@ pub fn run_in<T: Send>(net: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> 
     })?
 }
 
+/// Runs `work` in each of the network namespaces pinned at `paths`, in their order, all on one scratch thread: what
+/// is asked of many pods costs one thread.
+///
+/// # Errors
+/// A thread that could not start; and for each namespace, that it could not be entered.
+pub fn run_in_each<T: Send>(
+    paths: &[&Path],
+    work: impl Fn() -> T + Sync,
+) -> Result<Vec<Result<T, SysError>>, SysError> {
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    scratch(|| paths.iter().map(|path| enter(path).map(|()| work())).collect())
+}
+
 /// Sets the host name in the UTS namespace pinned at `uts`.
 ///
 /// # Errors

@@ -32,6 +32,12 @@ pub const STREAM_SESSIONS_DEFAULT: usize = 512;
 pub const POD_QUEUE_MAX: usize = 256;
 /// Container events that one subscriber may lag behind.
 pub const EVENTS_PER_SUBSCRIBER_MAX: usize = 1024;
+/// cgroups whose files stay open between readings of statistics; beyond, each reading opens them.
+pub const CGROUPS_KEPT_OPEN_MAX: usize = 1024;
+/// Processes of one container that its metrics count.
+pub const PROCESSES_COUNTED_MAX: usize = 16 * 1024;
+/// Open files of one container that its metrics look at, to tell sockets from the rest.
+pub const OPEN_FILES_LOOKED_AT_MAX: u64 = 4096;
 /// The size of a pod's /dev/shm, bytes.
 pub const POD_SHM_BYTES: u64 = 64 * 1024 * 1024;
 /// An image manifest or index, bytes.

@@ -95,7 +95,13 @@ fn reserved(node: &Node) -> Vec<String> {
 }
 
 fn interfaces(netns: &str) -> Vec<String> {
-    network::interface_stats(netns.as_ref()).unwrap().into_iter().map(|i| i.name).collect()
+    network::interface_stats(&[netns.as_ref()])
+        .unwrap()
+        .remove(0)
+        .unwrap()
+        .into_iter()
+        .map(|i| i.name)
+        .collect()
 }
 
 fn veths() -> Vec<String> {
@@ -170,7 +176,7 @@ fn pods_have_addresses_reach_each_other_and_leave_nothing() {
         }
         serve_once(&a.request.netns, 80);
         assert_eq!(fetch("10.89.7.1:18080".parse().unwrap()), "pong", "the host's port to pod a");
-        let counters = network::interface_stats(&a.request.netns).unwrap();
+        let counters = network::interface_stats(&[&a.request.netns]).unwrap().remove(0).unwrap();
         assert!(counters.iter().any(|i| i.name == "eth0" && i.rx_bytes > 0 && i.tx_bytes > 0));
 
         cni.detach(&a.request.pod).await.unwrap();

@@ -16,6 +16,7 @@ mod host;
 mod image_volumes;
 mod index;
 mod info;
+mod meter;
 mod pods;
 mod queue;
 mod records;

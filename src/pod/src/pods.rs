@@ -25,11 +25,12 @@ use crate::error::{Cause, PodError};
 use crate::events::{Events, Subscription};
 use crate::host;
 use crate::index::Index;
+use crate::meter::Meter;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
-use crate::stats::Sampler;
 use crate::sweep;
+use crate::usage;
 use crate::user_namespace;
 
 /// A driver that breaks off again and again must not keep the node busy.
@@ -92,12 +93,13 @@ impl Pods {
             events: Events::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
-            sampler: Sampler::default(),
+            meter: Meter::default(),
             log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
         });
         let (done, recovered) = watch::channel(false);
         let pods = Self { host: Arc::clone(&host), recovered };
         let waits = enter_found(&host, found.pods, found.containers);
+        usage::keep_sampling(&host);
         tokio::spawn(async move {
             let began = Instant::now();
             let count = waits.len();

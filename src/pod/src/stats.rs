@@ -1,22 +1,18 @@
 //! What pods and containers use, in the shape of CRI's stats: plain numbers from cgroups and interfaces.
 //!
 //! Nothing here fails: what the kernel does not tell is `None`, so that one odd container never costs a whole list.
-//! The only state is [`Sampler`], which remembers each group's last CPU time to tell its rate.
+//! [`crate::meter`] has what must be remembered from one reading to the next.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
-use kernel::cgroup::CgroupStats;
-pub use kernel::cgroup::{Pressure, PressureLine};
+pub use kernel::cgroup::{
+    CgroupStats, CpuStats, DeviceIo, HugepageStats, MemoryStats, Pressure, PressureLine,
+};
+pub use kernel::disk::Capacity;
 use model::{ContainerId, PodId, UnixNanos};
 pub use network::InterfaceStats;
-
-/// Two samples nearer than this tell more of the scheduler's ticks than of the container: the last rate stands.
-const SAMPLE_NS_MIN: i64 = 100_000_000;
-const NS_PER_SECOND: u128 = 1_000_000_000;
-/// The interface that the CNI result's addresses are on.
-const DEFAULT_INTERFACE: &str = "eth0";
+use serde_json::Value;
 
 /// A container's use of the node (CRI ContainerStats, without its attributes).
 #[derive(Clone, Debug, PartialEq)]
@@ -95,10 +91,78 @@ pub struct LayerUsage {
 pub struct NetworkUsage {
     /// When.
     pub at: UnixNanos,
-    /// eth0, or the first that is not lo.
+    /// The one that the CNI plugins gave the pod's addresses to.
     pub default_interface: Option<InterfaceStats>,
     /// The others but lo, in the kernel's order.
     pub interfaces: Vec<InterfaceStats>,
+}
+
+/// What the metrics of pods tell, from one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics {
+    /// Where writable layers lie.
+    pub disk: Option<Disk>,
+    /// The block devices that were used, by major and minor number: `/dev/vda`.
+    pub devices: BTreeMap<(u32, u32), String>,
+    /// Each pod's.
+    pub pods: Vec<PodMetrics>,
+}
+
+/// The file system that writable layers lie on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// What it is on: `/dev/vda`.
+    pub device: String,
+    /// Its size.
+    pub capacity: Capacity,
+}
+
+/// One pod's metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodMetrics {
+    /// Whose.
+    pub pod: PodId,
+    /// Of the pod's cgroup, its containers' included.
+    pub group: Option<GroupMetrics>,
+    /// Of its interfaces; `None` with the host's network.
+    pub network: Option<NetworkUsage>,
+    /// Those of its containers that run.
+    pub containers: Vec<ContainerMetrics>,
+}
+
+/// One running container's metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerMetrics {
+    /// Whose.
+    pub container: ContainerId,
+    /// Of its cgroup.
+    pub group: GroupMetrics,
+    /// Of its processes.
+    pub processes: Processes,
+    /// Of its writable layer.
+    pub layer: Option<LayerUsage>,
+}
+
+/// What the kernel counts of a cgroup, and when it was looked at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupMetrics {
+    /// When.
+    pub at: UnixNanos,
+    /// What.
+    pub stats: CgroupStats,
+}
+
+/// The processes of a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Processes {
+    /// How many.
+    pub count: u64,
+    /// Their open files.
+    pub files: u64,
+    /// Those of them that are sockets; `None` where there are too many files to look at each.
+    pub sockets: Option<u64>,
+    /// The first process's soft limit on open files; `None` also without one.
+    pub open_files_max: Option<u64>,
 }
 
 // === impl Usage ===
@@ -132,99 +196,33 @@ impl Usage {
 }
 
 impl NetworkUsage {
-    /// The counters of a pod's interfaces; lo is not counted, as no client means it.
-    pub fn new(interfaces: Vec<InterfaceStats>, at: UnixNanos) -> Self {
+    /// The counters of a pod's interfaces; lo is not counted, as no client means it. The CNI plugins' result tells
+    /// which one is the default; without it, or when that one is gone, the first is.
+    pub fn new(interfaces: Vec<InterfaceStats>, cni_result: Option<&Value>, at: UnixNanos) -> Self {
         let mut interfaces: Vec<InterfaceStats> =
             interfaces.into_iter().filter(|interface| interface.name != "lo").collect();
-        let named = interfaces.iter().position(|interface| interface.name == DEFAULT_INTERFACE);
+        let default = cni_result.and_then(addressed_interface).unwrap_or(network::POD_INTERFACE);
+        let named = interfaces.iter().position(|interface| interface.name == default);
         let default_interface =
             named.or((!interfaces.is_empty()).then_some(0)).map(|place| interfaces.remove(place));
         Self { at, default_interface, interfaces }
     }
 }
 
-/// Each group's CPU rate, from its last sample to this one: nothing runs between requests.
-#[derive(Debug, Default)]
-pub struct Sampler {
-    samples: Mutex<HashMap<String, Sample>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    at: UnixNanos,
-    cpu_ns: u64,
-    rate: Option<u64>,
-}
-
-impl Sampler {
-    /// The group's CPU time per second, nanoseconds, since its sample before this one; `None` at the first.
-    pub fn rate(&self, cgroup: &str, at: UnixNanos, cpu_ns: u64) -> Option<u64> {
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = samples.get_mut(cgroup) else {
-            samples.insert(cgroup.to_owned(), Sample { at, cpu_ns, rate: None });
-            return None;
-        };
-        let elapsed = at.saturating_sub(last.at);
-        // A clock that was set back gives no rate: begin again from here.
-        if (0..SAMPLE_NS_MIN).contains(&elapsed) && cpu_ns >= last.cpu_ns {
-            return last.rate;
-        }
-        let rate = match (u128::try_from(elapsed), cpu_ns.checked_sub(last.cpu_ns)) {
-            (Ok(elapsed), Some(used)) if elapsed > 0 => {
-                Some(u64::try_from(u128::from(used) * NS_PER_SECOND / elapsed).unwrap_or(u64::MAX))
-            }
-            // Less than before is another group of the same name.
-            _ => None,
-        };
-        *last = Sample { at, cpu_ns, rate };
-        rate
-    }
-
-    /// Forgets a group that is gone.
-    pub fn forget(&self, cgroup: &str) {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).remove(cgroup);
-    }
-
-    /// Reads a group and tells its use now; `None` when there is no such group. Blocks for the file reads.
-    pub fn read(&self, group: &kernel::cgroup::Group, at: UnixNanos) -> Option<Usage> {
-        let path = group.path().to_string_lossy().into_owned();
-        if !group.exists() {
-            self.forget(&path);
-            return None;
-        }
-        let stats = group.read_stats();
-        let rate = stats.cpu.usage_ns.and_then(|cpu_ns| self.rate(&path, at, cpu_ns));
-        Some(Usage::new(&stats, at, rate))
-    }
+/// The interface inside the pod that the result's first address is on (CNI specification, "Success").
+fn addressed_interface(result: &Value) -> Option<&str> {
+    let interfaces = result.get("interfaces")?.as_array()?;
+    let inside = |interface: &&Value| {
+        interface.get("sandbox").and_then(Value::as_str).is_some_and(|sandbox| !sandbox.is_empty())
+    };
+    let addressed = result.pointer("/ips/0/interface").and_then(Value::as_u64);
+    let addressed = addressed.and_then(|index| interfaces.get(usize::try_from(index).ok()?)).filter(inside);
+    addressed.or_else(|| interfaces.iter().find(inside))?.get("name")?.as_str()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SECOND: i64 = 1_000_000_000;
-
-    #[test]
-    fn rates_come_from_two_samples_of_one_group() {
-        let sampler = Sampler::default();
-        // when, CPU time, the rate
-        for (at, cpu_ns, expect) in [
-            (SECOND, 500, None),
-            (2 * SECOND, 500 + 250_000_000, Some(250_000_000)),
-            (2 * SECOND + 50_000_000, 900_000_000, Some(250_000_000)),
-            (4 * SECOND, 4_250_000_500, Some(2_000_000_000)),
-            (5 * SECOND, 4_250_000_500, Some(0)),
-            // another group by this name, and then a clock set back
-            (6 * SECOND, 100, None),
-            (5 * SECOND, 200, None),
-            (6 * SECOND, 1_200, Some(1_000)),
-        ] {
-            assert_eq!(sampler.rate("/a", at, cpu_ns), expect, "{at} {cpu_ns}");
-        }
-        assert_eq!(sampler.rate("/b", 7 * SECOND, 1), None, "each group has its own");
-        sampler.forget("/a");
-        assert_eq!(sampler.rate("/a", 8 * SECOND, 5_000), None);
-    }
 
     #[test]
     fn memory_is_what_clients_expect() {
@@ -247,29 +245,27 @@ mod tests {
     }
 
     #[test]
-    fn the_default_interface_is_eth0_and_never_lo() {
+    fn the_default_interface_is_the_cni_results_and_never_lo() {
         let interface = |name: &str| InterfaceStats { name: name.into(), ..InterfaceStats::default() };
-        for (names, default, others) in [
-            (&["lo", "net1", "eth0"][..], Some("eth0"), &["net1"][..]),
-            (&["lo", "net1", "net2"], Some("net1"), &["net2"]),
-            (&["lo"], None, &[]),
+        let net1 = serde_json::json!({
+            "interfaces": [{"name": "veth0"}, {"name": "eth0", "sandbox": "/n"}, {"name": "net1", "sandbox": "/n"}],
+            "ips": [{"address": "10.0.0.1/8", "interface": 2}],
+        });
+        let outside = serde_json::json!({
+            "interfaces": [{"name": "veth0"}, {"name": "net2", "sandbox": "/n"}], "ips": [{"interface": 0}],
+        });
+        for (names, result, default, others) in [
+            (&["lo", "net1", "eth0"][..], None, Some("eth0"), &["net1"][..]),
+            (&["lo", "eth0", "net1"], Some(&net1), Some("net1"), &["eth0"]),
+            (&["lo", "eth0", "net2"], Some(&outside), Some("net2"), &["eth0"]),
+            (&["lo", "eth0"], Some(&Value::Null), Some("eth0"), &[]),
+            (&["lo", "net1", "net2"], None, Some("net1"), &["net2"]),
+            (&["lo"], None, None, &[]),
         ] {
-            let usage = NetworkUsage::new(names.iter().map(|name| interface(name)).collect(), 1);
+            let usage = NetworkUsage::new(names.iter().map(|name| interface(name)).collect(), result, 1);
             assert_eq!(usage.default_interface.as_ref().map(|i| i.name.as_str()), default);
             let found: Vec<&str> = usage.interfaces.iter().map(|i| i.name.as_str()).collect();
             assert_eq!(found, others);
         }
-    }
-
-    #[test]
-    fn a_group_that_is_not_there_has_no_usage() {
-        let Ok(hierarchy) = kernel::cgroup::Hierarchy::detect() else {
-            println!("skipped: no cgroups are mounted");
-            return;
-        };
-        let sampler = Sampler::default();
-        assert_eq!(sampler.read(&hierarchy.group("/gantline-test-nowhere"), 1), None);
-        let root = sampler.read(&hierarchy.group("/"), 1).unwrap();
-        assert_eq!(root.at, 1);
     }
 }

@@ -138,11 +138,10 @@ impl ImageService for ImageRpc {
         &self,
         _: Request<ImageFsInfoRequest>,
     ) -> Result<Response<ImageFsInfoResponse>, Status> {
-        let usage = self.images.usage();
         Ok(Response::new(ImageFsInfoResponse {
-            image_filesystems: vec![fs_usage(&usage)],
-            // Writable layers lie on the same file system: the kubelet then looks at one only.
-            container_filesystems: vec![fs_usage(&usage)],
+            image_filesystems: vec![fs_usage(&self.images.usage())],
+            // Under the same name where it is the same file system: the kubelet then looks at one only.
+            container_filesystems: vec![fs_usage(&self.images.writable_usage())],
         }))
     }
 }

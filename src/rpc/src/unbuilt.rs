@@ -13,13 +13,10 @@ pub struct Unbuilt {
 }
 
 /// Every RPC that answers UNIMPLEMENTED, in the contract's order.
-pub const UNBUILT: [Unbuilt; 6] = [
+pub const UNBUILT: [Unbuilt; 3] = [
     Unbuilt { rpc: "CheckpointContainer", missing: "container checkpoints (CRIU)" },
     Unbuilt { rpc: "CheckpointPod", missing: "pod checkpoints (CRIU)" },
     Unbuilt { rpc: "RestorePod", missing: "restore from a checkpoint (CRIU)" },
-    Unbuilt { rpc: "ListMetricDescriptors", missing: "the cAdvisor metrics of pods" },
-    Unbuilt { rpc: "ListPodSandboxMetrics", missing: "the cAdvisor metrics of pods" },
-    Unbuilt { rpc: "StreamPodSandboxMetrics", missing: "the cAdvisor metrics of pods" },
 ];
 
 /// The answer of an RPC of the table.

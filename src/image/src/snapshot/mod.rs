@@ -126,11 +126,12 @@ pub trait Snapshots: Send + Sync {
     /// What stopped it; it may be called again.
     fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError>;
 
-    /// What a container's writable layer takes, found by walking it.
-    ///
-    /// # Errors
-    /// An unknown container.
-    fn usage(&self, container: &ContainerId) -> Result<Usage, SnapshotError>;
+    /// What a container's writable layer took when it was last measured: answered from memory, the usage says when.
+    /// `None` where there is no such layer, or none was measured since the service started.
+    fn usage(&self, container: &ContainerId) -> Option<Usage>;
+
+    /// What names the file system that writable layers are on; the same as the images' where that is one.
+    fn mountpoint(&self) -> &Path;
 
     /// The directory of a container's writable layer.
     fn upper(&self, container: &ContainerId) -> PathBuf;

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::SysError;
-use kernel::clock::now;
 use kernel::mount;
 use model::{ContainerId, Digest, host_id};
 
 use super::{Mapped, SnapshotError, Snapshots, Usage};
-use crate::disk;
 use crate::image::Image;
 use crate::images::{Images, Shared, lock};
 use crate::layers::make_dir;
@@ -34,7 +32,16 @@ impl Overlay {
     pub fn new(images: &Images) -> Result<Self, SysError> {
         let containers = images.shared.config.root.join("containers");
         make_dir(&containers)?;
-        Ok(Self { shared: images.shared.clone(), containers })
+        let overlay = Self { shared: images.shared.clone(), containers };
+        for container in overlay.on_disk() {
+            overlay.shared.sizes.enter(&container, &overlay.upper(&container), false);
+        }
+        Ok(overlay)
+    }
+
+    fn on_disk(&self) -> Vec<ContainerId> {
+        let entries = fs::read_dir(&self.containers).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
 
     fn dir(&self, container: &ContainerId) -> PathBuf {
@@ -160,13 +167,14 @@ impl Snapshots for Overlay {
     ) -> Result<(), SnapshotError> {
         let key = format!("{CONTAINER}{container}");
         self.lease(&key, image)?;
-        self.make(container, &image.stack, rootfs, user).map_err(|source| {
+        let made = self.make(container, &image.stack, rootfs, user).map_err(|source| {
             let undone = self.unmount(rootfs).and_then(|()| self.remove(container));
             if let Err(error) = undone {
                 tracing::warn!(container.id = %container, error = %model::chain(&error), "undo of prepare");
             }
             SnapshotError::Disk { stage: "make", key, source }
-        })
+        });
+        made.inspect(|()| self.shared.sizes.enter(container, &self.upper(container), true))
     }
 
     fn remount(
@@ -196,6 +204,7 @@ impl Snapshots for Overlay {
 
     fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError> {
         let key = format!("{CONTAINER}{container}");
+        self.shared.sizes.forget(container);
         kernel::beneath::remove_tree(&self.dir(container)).map_err(|source| SnapshotError::Disk {
             stage: "remove",
             key: key.clone(),
@@ -204,13 +213,12 @@ impl Snapshots for Overlay {
         self.unlease(&key)
     }
 
-    fn usage(&self, container: &ContainerId) -> Result<Usage, SnapshotError> {
-        let upper = self.upper(container);
-        let (bytes, inodes) = disk::walk(&upper).map_err(|source| match source.is_not_found() {
-            true => SnapshotError::NotFound(format!("{CONTAINER}{container}")),
-            false => SnapshotError::Disk { stage: "walk", key: format!("{CONTAINER}{container}"), source },
-        })?;
-        Ok(Usage { bytes, inodes, at: now() })
+    fn usage(&self, container: &ContainerId) -> Option<Usage> {
+        self.shared.sizes.of(container)
+    }
+
+    fn mountpoint(&self) -> &Path {
+        &self.shared.writable
     }
 
     fn upper(&self, container: &ContainerId) -> PathBuf {
@@ -222,8 +230,7 @@ impl Snapshots for Overlay {
             let index = lock(&self.shared.index);
             index.lease_keys().filter_map(|key| key.strip_prefix(CONTAINER)?.parse().ok()).collect()
         };
-        let on_disk = fs::read_dir(&self.containers).into_iter().flatten().flatten();
-        found.extend(on_disk.filter_map(|entry| entry.file_name().to_str()?.parse().ok()));
+        found.extend(self.on_disk());
         found.sort();
         found.dedup();
         found

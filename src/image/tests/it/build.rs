@@ -145,6 +145,7 @@ pub(crate) fn config(root: &Path) -> ImageConfig {
     config.registry_config_dirs = vec![root.join("certs.d")];
     config.backoff_first = Duration::from_millis(5);
     config.stall_max = Duration::from_secs(3);
+    config.measure_period = Duration::from_millis(20);
     config
 }
 

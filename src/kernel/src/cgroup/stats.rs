@@ -2,9 +2,9 @@
 //! there are depends on the kernel's version and configuration.
 
 use std::collections::BTreeMap;
-use std::fs;
 
-use super::{Group, Hierarchy};
+use super::Hierarchy;
+use super::reader::{Extent, Reader};
 
 /// v1 writes "unlimited" as the greatest number of pages below 2^63 bytes; page sizes differ.
 const V1_UNLIMITED_FROM: u64 = (1 << 63) - (1 << 20);
@@ -72,10 +72,14 @@ pub struct MemoryStats {
     pub active_file: Option<u64>,
     /// Inactive page cache.
     pub inactive_file: Option<u64>,
-    /// Page faults.
+    /// Page faults, those in groups below too.
     pub page_faults: Option<u64>,
     /// Those that waited for a disk.
     pub major_page_faults: Option<u64>,
+    /// Page faults in the group alone; v2 has no such count.
+    pub own_page_faults: Option<u64>,
+    /// Those that waited for a disk, in the group alone.
+    pub own_major_page_faults: Option<u64>,
     /// Swap in use.
     pub swap: Option<u64>,
     /// The limit on swap; `None`: unlimited.
@@ -97,6 +101,12 @@ pub struct DeviceIo {
     pub read_bytes: u64,
     /// Bytes written.
     pub write_bytes: u64,
+    /// Bytes discarded.
+    pub discard_bytes: u64,
+    /// Bytes read and written while somebody waited (v1).
+    pub sync_bytes: Option<u64>,
+    /// Bytes written with nobody waiting (v1).
+    pub async_bytes: Option<u64>,
     /// Read operations.
     pub reads: u64,
     /// Write operations.
@@ -136,119 +146,169 @@ pub struct PressureLine {
     pub total_us: u64,
 }
 
-pub(super) fn read(group: &Group) -> CgroupStats {
-    let files = Files(group);
-    let mut stats = match group.hierarchy {
-        Hierarchy::V1 { .. } => v1(&files),
-        Hierarchy::V2 { .. } => v2(&files),
+pub(super) fn read(files: &mut Reader, extent: Extent) -> CgroupStats {
+    let everything = extent == Extent::Everything;
+    let v2 = files.group().hierarchy.is_v2();
+    let mut stats = CgroupStats {
+        cpu: if v2 { v2_cpu(files) } else { v1_cpu(files, everything) },
+        memory: if v2 { v2_memory(files, everything) } else { v1_memory(files, everything) },
+        pids: number(files.hot("pids", "pids.current")),
+        ..CgroupStats::default()
     };
-    stats.pids = files.number("pids", "pids.current");
-    stats.pids_max = files.number("pids", "pids.max");
     let memory = &mut stats.memory;
     memory.working_set =
         memory.usage.map(|usage| usage.saturating_sub(memory.inactive_file.unwrap_or_default()));
+    if v2 {
+        stats.cpu_pressure = pressure(files.hot("unified", "cpu.pressure"));
+        stats.memory_pressure = pressure(files.hot("unified", "memory.pressure"));
+        stats.io_pressure = pressure(files.hot("unified", "io.pressure"));
+    }
+    if everything {
+        stats.pids_max = number(files.cold("pids", "pids.max"));
+        stats.io = if v2 { v2_io(files) } else { v1_io(files) };
+        stats.hugepages = hugepages(files, v2);
+    }
     stats
 }
 
-fn v1(files: &Files<'_>) -> CgroupStats {
-    let throttling = files.map("cpu", "cpu.stat");
-    let cpu = CpuStats {
-        usage_ns: files.number("cpuacct", "cpuacct.usage"),
-        user_ns: files.number("cpuacct", "cpuacct.usage_user"),
-        system_ns: files.number("cpuacct", "cpuacct.usage_sys"),
-        periods: throttling.get("nr_periods").copied(),
-        throttled_periods: throttling.get("nr_throttled").copied(),
-        throttled_ns: throttling.get("throttled_time").copied(),
-    };
-    let stat = files.map("memory", "memory.stat");
-    let total = |name: &str| stat.get(&format!("total_{name}")).or_else(|| stat.get(name)).copied();
-    let bounded = |file| files.number("memory", file).filter(|bytes| *bytes < V1_UNLIMITED_FROM);
-    let usage = files.number("memory", "memory.usage_in_bytes");
-    let sum = files.number("memory", "memory.memsw.usage_in_bytes");
-    let limit = bounded("memory.limit_in_bytes");
-    let memory = MemoryStats {
-        usage,
-        limit,
-        peak: files.number("memory", "memory.max_usage_in_bytes"),
-        working_set: None,
-        rss: total("rss"),
-        cache: total("cache"),
-        mapped_file: total("mapped_file"),
-        kernel: files.number("memory", "memory.kmem.usage_in_bytes"),
-        active_file: total("active_file"),
-        inactive_file: total("inactive_file"),
-        page_faults: total("pgfault"),
-        major_page_faults: total("pgmajfault"),
-        // v1 counts memory and swap together.
-        swap: sum.zip(usage).map(|(sum, usage)| sum.saturating_sub(usage)),
-        swap_limit: bounded("memory.memsw.limit_in_bytes")
-            .zip(limit)
-            .map(|(sum, limit)| sum.saturating_sub(limit)),
-        limit_hits: files.number("memory", "memory.failcnt"),
-        oom_kills: files.map("memory", "memory.oom_control").get("oom_kill").copied(),
-    };
-    CgroupStats {
-        cpu,
-        memory,
-        io: v1_io(files),
-        hugepages: hugepages(files, false),
-        ..CgroupStats::default()
+/// CPU time alone.
+pub(super) fn cpu_ns(files: &mut Reader) -> Option<u64> {
+    match files.group().hierarchy {
+        Hierarchy::V1 { .. } => number(files.hot("cpuacct", "cpuacct.usage")),
+        Hierarchy::V2 { .. } => v2_cpu(files).usage_ns,
     }
 }
 
-fn v2(files: &Files<'_>) -> CgroupStats {
-    let stat = files.map("cpu", "cpu.stat");
-    let ns = |name: &str| stat.get(name).map(|us| us.saturating_mul(1000));
-    let cpu = CpuStats {
-        usage_ns: ns("usage_usec"),
-        user_ns: ns("user_usec"),
-        system_ns: ns("system_usec"),
-        periods: stat.get("nr_periods").copied(),
-        throttled_periods: stat.get("nr_throttled").copied(),
-        throttled_ns: ns("throttled_usec"),
-    };
-    let stat = files.map("memory", "memory.stat");
-    let events = files.map("memory", "memory.events");
-    let of = |name: &str| stat.get(name).copied();
-    let memory = MemoryStats {
-        usage: files.number("memory", "memory.current"),
-        limit: files.number("memory", "memory.max"),
-        peak: files.number("memory", "memory.peak"),
-        working_set: None,
-        rss: of("anon"),
-        cache: of("file"),
-        mapped_file: of("file_mapped"),
-        kernel: of("kernel").or_else(|| Some(of("kernel_stack")?.saturating_add(of("slab")?))),
-        active_file: of("active_file"),
-        inactive_file: of("inactive_file"),
-        page_faults: of("pgfault"),
-        major_page_faults: of("pgmajfault"),
-        swap: files.number("memory", "memory.swap.current"),
-        swap_limit: files.number("memory", "memory.swap.max"),
-        limit_hits: events.get("max").copied(),
-        oom_kills: events.get("oom_kill").copied(),
-    };
-    CgroupStats {
-        cpu,
-        memory,
-        io: v2_io(files),
-        hugepages: hugepages(files, true),
-        cpu_pressure: files.pressure("cpu.pressure"),
-        memory_pressure: files.pressure("memory.pressure"),
-        io_pressure: files.pressure("io.pressure"),
-        ..CgroupStats::default()
+fn v1_cpu(files: &mut Reader, everything: bool) -> CpuStats {
+    let usage_ns = number(files.hot("cpuacct", "cpuacct.usage"));
+    if !everything {
+        return CpuStats { usage_ns, ..CpuStats::default() };
     }
+    let mut cpu = CpuStats {
+        usage_ns,
+        user_ns: number(files.cold("cpuacct", "cpuacct.usage_user")),
+        system_ns: number(files.cold("cpuacct", "cpuacct.usage_sys")),
+        ..CpuStats::default()
+    };
+    for (name, value) in pairs(files.cold("cpu", "cpu.stat")) {
+        match name {
+            "nr_periods" => cpu.periods = Some(value),
+            "nr_throttled" => cpu.throttled_periods = Some(value),
+            "throttled_time" => cpu.throttled_ns = Some(value),
+            _ => {}
+        }
+    }
+    cpu
+}
+
+fn v2_cpu(files: &mut Reader) -> CpuStats {
+    let mut cpu = CpuStats::default();
+    for (name, value) in pairs(files.hot("cpu", "cpu.stat")) {
+        let ns = Some(value.saturating_mul(1000));
+        match name {
+            "usage_usec" => cpu.usage_ns = ns,
+            "user_usec" => cpu.user_ns = ns,
+            "system_usec" => cpu.system_ns = ns,
+            "nr_periods" => cpu.periods = Some(value),
+            "nr_throttled" => cpu.throttled_periods = Some(value),
+            "throttled_usec" => cpu.throttled_ns = ns,
+            _ => {}
+        }
+    }
+    cpu
+}
+
+fn v1_memory(files: &mut Reader, everything: bool) -> MemoryStats {
+    let mut memory = MemoryStats::default();
+    let mut own = MemoryStats::default();
+    for (name, value) in pairs(files.hot("memory", "memory.stat")) {
+        let (memory, name) = match name.strip_prefix("total_") {
+            Some(name) => (&mut memory, name),
+            None => (&mut own, name),
+        };
+        let field = match name {
+            "rss" => &mut memory.rss,
+            "cache" => &mut memory.cache,
+            "mapped_file" => &mut memory.mapped_file,
+            "active_file" => &mut memory.active_file,
+            "inactive_file" => &mut memory.inactive_file,
+            "pgfault" => &mut memory.page_faults,
+            "pgmajfault" => &mut memory.major_page_faults,
+            _ => continue,
+        };
+        *field = Some(value);
+    }
+    (memory.own_page_faults, memory.own_major_page_faults) = (own.page_faults, own.major_page_faults);
+    let bounded = |bytes: Option<u64>| bytes.filter(|bytes| *bytes < V1_UNLIMITED_FROM);
+    let usage = number(files.hot("memory", "memory.usage_in_bytes"));
+    let sum = number(files.hot("memory", "memory.memsw.usage_in_bytes"));
+    let limit = bounded(number(files.cold("memory", "memory.limit_in_bytes")));
+    let sum_limit = bounded(number(files.cold("memory", "memory.memsw.limit_in_bytes")));
+    memory.usage = usage;
+    memory.limit = limit;
+    // v1 counts memory and swap together.
+    memory.swap = sum.zip(usage).map(|(sum, usage)| sum.saturating_sub(usage));
+    memory.swap_limit = sum_limit.zip(limit).map(|(sum, limit)| sum.saturating_sub(limit));
+    if everything {
+        memory.peak = number(files.cold("memory", "memory.max_usage_in_bytes"));
+        memory.kernel = number(files.cold("memory", "memory.kmem.usage_in_bytes"));
+        memory.limit_hits = number(files.cold("memory", "memory.failcnt"));
+        let mut control = pairs(files.cold("memory", "memory.oom_control"));
+        memory.oom_kills = control.find(|(name, _)| *name == "oom_kill").map(|(_, count)| count);
+    }
+    memory
+}
+
+fn v2_memory(files: &mut Reader, everything: bool) -> MemoryStats {
+    let mut memory = MemoryStats::default();
+    let (mut stack, mut slab) = (None, None);
+    for (name, value) in pairs(files.hot("memory", "memory.stat")) {
+        let field = match name {
+            "anon" => &mut memory.rss,
+            "file" => &mut memory.cache,
+            "file_mapped" => &mut memory.mapped_file,
+            "kernel" => &mut memory.kernel,
+            "kernel_stack" => &mut stack,
+            "slab" => &mut slab,
+            "active_file" => &mut memory.active_file,
+            "inactive_file" => &mut memory.inactive_file,
+            "pgfault" => &mut memory.page_faults,
+            "pgmajfault" => &mut memory.major_page_faults,
+            _ => continue,
+        };
+        *field = Some(value);
+    }
+    // `kernel` came with 5.18.
+    memory.kernel = memory.kernel.or_else(|| Some(stack?.saturating_add(slab?)));
+    memory.usage = number(files.hot("memory", "memory.current"));
+    memory.limit = number(files.cold("memory", "memory.max"));
+    memory.swap = number(files.hot("memory", "memory.swap.current"));
+    memory.swap_limit = number(files.cold("memory", "memory.swap.max"));
+    if everything {
+        memory.peak = number(files.cold("memory", "memory.peak"));
+        for (name, value) in pairs(files.cold("memory", "memory.events")) {
+            match name {
+                "max" => memory.limit_hits = Some(value),
+                "oom_kill" => memory.oom_kills = Some(value),
+                _ => {}
+            }
+        }
+    }
+    memory
 }
 
 /// Lines of `8:0 Read 4096` in one file for bytes and another for operations.
-fn v1_io(files: &Files<'_>) -> Vec<DeviceIo> {
+fn v1_io(files: &mut Reader) -> Vec<DeviceIo> {
     let mut devices: BTreeMap<(u32, u32), DeviceIo> = BTreeMap::new();
     for (file, bytes) in
         [("blkio.throttle.io_service_bytes_recursive", true), ("blkio.throttle.io_serviced_recursive", false)]
     {
-        for line in files.text("blkio", file).unwrap_or_default().lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [device, operation, count] = words[..] else { continue };
+        for line in files.cold("blkio", file).unwrap_or_default().lines() {
+            let mut words = line.split_ascii_whitespace();
+            let (Some(device), Some(operation), Some(count)) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
             let (Some((major, minor)), Ok(count)) = (device_numbers(device), count.parse()) else { continue };
             let io = devices.entry((major, minor)).or_insert_with(|| DeviceIo {
                 major,
@@ -258,6 +318,9 @@ fn v1_io(files: &Files<'_>) -> Vec<DeviceIo> {
             match (operation, bytes) {
                 ("Read", true) => io.read_bytes = count,
                 ("Write", true) => io.write_bytes = count,
+                ("Discard", true) => io.discard_bytes = count,
+                ("Sync", true) => io.sync_bytes = Some(count),
+                ("Async", true) => io.async_bytes = Some(count),
                 ("Read", false) => io.reads = count,
                 ("Write", false) => io.writes = count,
                 _ => {}
@@ -268,27 +331,25 @@ fn v1_io(files: &Files<'_>) -> Vec<DeviceIo> {
 }
 
 /// Lines of `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
-fn v2_io(files: &Files<'_>) -> Vec<DeviceIo> {
-    let text = files.text("io", "io.stat").unwrap_or_default();
+fn v2_io(files: &mut Reader) -> Vec<DeviceIo> {
     let device = |line: &str| {
-        let mut words = line.split_whitespace();
+        let mut words = line.split_ascii_whitespace();
         let (major, minor) = device_numbers(words.next()?)?;
-        let values: BTreeMap<&str, u64> = words
-            .filter_map(|word| word.split_once('='))
-            .filter_map(|(k, v)| Some((k, v.parse().ok()?)))
-            .collect();
-        let of = |name| values.get(name).copied().unwrap_or_default();
-        let io = DeviceIo {
-            major,
-            minor,
-            read_bytes: of("rbytes"),
-            write_bytes: of("wbytes"),
-            reads: of("rios"),
-            writes: of("wios"),
-        };
+        let mut io = DeviceIo { major, minor, ..DeviceIo::default() };
+        for (name, value) in words.filter_map(|word| word.split_once('=')) {
+            let field = match name {
+                "rbytes" => &mut io.read_bytes,
+                "wbytes" => &mut io.write_bytes,
+                "dbytes" => &mut io.discard_bytes,
+                "rios" => &mut io.reads,
+                "wios" => &mut io.writes,
+                _ => continue,
+            };
+            *field = value.parse().unwrap_or_default();
+        }
         Some(io)
     };
-    text.lines().filter_map(device).collect()
+    files.cold("io", "io.stat").unwrap_or_default().lines().filter_map(device).collect()
 }
 
 fn device_numbers(text: &str) -> Option<(u32, u32)> {
@@ -296,26 +357,19 @@ fn device_numbers(text: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-fn hugepages(files: &Files<'_>, v2: bool) -> Vec<HugepageStats> {
-    let (usage, peak) = if v2 { ("current", "") } else { ("usage_in_bytes", "max_usage_in_bytes") };
-    let Some(directory) = files.0.directory("hugetlb") else { return Vec::new() };
+fn hugepages(files: &mut Reader, v2: bool) -> Vec<HugepageStats> {
+    let suffix = if v2 { "current" } else { "usage_in_bytes" };
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        // hugetlb.2MB.current, but not hugetlb.2MB.rsvd.current
-        let Some(page_size) = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(usage)) else {
-            continue;
+    for page_size in files.page_sizes(suffix) {
+        let usage = number(files.cold("hugetlb", format!("hugetlb.{page_size}.{suffix}")));
+        let peak = match v2 {
+            true => None,
+            false => number(files.cold("hugetlb", format!("hugetlb.{page_size}.max_usage_in_bytes"))),
         };
-        let Some(page_size) = page_size.strip_suffix('.').filter(|size| !size.contains('.')) else {
-            continue;
-        };
-        if let Some(usage) = files.number("hugetlb", &name) {
-            let peak = files.number("hugetlb", &format!("hugetlb.{page_size}.{peak}"));
-            found.push(HugepageStats { page_size: page_size.to_owned(), usage, peak });
+        if let Some(usage) = usage {
+            found.push(HugepageStats { page_size, usage, peak });
         }
     }
-    found.sort_by(|a, b| a.page_size.cmp(&b.page_size));
     found
 }
 
@@ -329,41 +383,34 @@ pub(super) fn hugepage_size(name: &str) -> Option<String> {
     })
 }
 
-struct Files<'a>(&'a Group);
+/// The number in a file; `max` is none.
+fn number(text: Option<&str>) -> Option<u64> {
+    text?.trim().parse().ok()
+}
 
-impl Files<'_> {
-    fn text(&self, controller: &str, file: &str) -> Option<String> {
-        fs::read_to_string(self.0.directory(controller)?.join(file)).ok()
-    }
+/// Lines of `name number`.
+fn pairs(text: Option<&str>) -> impl Iterator<Item = (&str, u64)> {
+    let pairs = text.unwrap_or_default().lines().filter_map(|line| line.split_once(' '));
+    pairs.filter_map(|(name, number)| Some((name, number.trim().parse().ok()?)))
+}
 
-    /// The number in a file; `max` is none.
-    fn number(&self, controller: &str, file: &str) -> Option<u64> {
-        self.text(controller, file)?.trim().parse().ok()
-    }
-
-    /// Lines of `name number`.
-    fn map(&self, controller: &str, file: &str) -> BTreeMap<String, u64> {
-        let text = self.text(controller, file).unwrap_or_default();
-        let pairs = text.lines().filter_map(|line| line.split_once(' '));
-        pairs.filter_map(|(name, number)| Some((name.to_owned(), number.trim().parse().ok()?))).collect()
-    }
-
-    /// Lines of `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`.
-    fn pressure(&self, file: &str) -> Option<Pressure> {
-        let text = self.text("unified", file)?;
-        let line = |kind: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
-            let values: BTreeMap<&str, &str> =
-                line.split_whitespace().filter_map(|word| word.split_once('=')).collect();
-            let share = |name| values.get(name).and_then(|text| text.parse().ok());
-            Some(PressureLine {
-                avg10: share("avg10")?,
-                avg60: share("avg60")?,
-                avg300: share("avg300")?,
-                total_us: values.get("total")?.parse().ok()?,
-            })
-        };
-        // Kernels before 5.13 have no `full` line for CPU.
-        Some(Pressure { some: line("some ")?, full: line("full ").unwrap_or_default() })
-    }
+/// Lines of `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`.
+fn pressure(text: Option<&str>) -> Option<Pressure> {
+    let text = text?;
+    let line = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        let mut found = PressureLine::default();
+        for (name, value) in line.split_ascii_whitespace().filter_map(|word| word.split_once('=')) {
+            match name {
+                "avg10" => found.avg10 = value.parse().ok()?,
+                "avg60" => found.avg60 = value.parse().ok()?,
+                "avg300" => found.avg300 = value.parse().ok()?,
+                "total" => found.total_us = value.parse().ok()?,
+                _ => {}
+            }
+        }
+        Some(found)
+    };
+    // Kernels before 5.13 have no `full` line for CPU.
+    Some(Pressure { some: line("some ")?, full: line("full ").unwrap_or_default() })
 }

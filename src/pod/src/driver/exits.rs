@@ -30,7 +30,7 @@ impl Driver {
         let Some(container) = self.containers.get_mut(&id) else { return };
         info!(container.id = id.as_str(), code = exit.code, reason = exit.reason.as_str(), "container ended");
         container.phase = ContainerPhase::Exited(exit);
-        self.host.sampler.forget(&container.cgroup);
+        self.host.meter.forget(&container.cgroup);
         self.commit_fact(self.container_change(&id)).await;
         let view = self.publish();
         self.tell(&id, EventKind::Stopped, &view);

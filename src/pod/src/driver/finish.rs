@@ -110,7 +110,7 @@ impl Driver {
         }
         self.tell(&self.id, EventKind::Deleted, &view);
         self.host.index.forget(&self.id);
-        self.host.sampler.forget(&self.record.cgroup);
+        self.host.meter.forget(&self.record.cgroup);
         self.gone = true;
         info!("pod sandbox removed");
         Ok(Outcome::Done)

@@ -33,11 +33,11 @@ use crate::bundle;
 use crate::error::PodError;
 use crate::events::{Event, EventKind, Events};
 use crate::index::Index;
+use crate::meter::Meter;
 use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdict};
 use crate::records::{Change, ContainerRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
 use crate::state::{ContainerPhase, PodPhase, PodView};
-use crate::stats::Sampler;
 
 use self::handle::{Answer, Waiter};
 
@@ -59,8 +59,8 @@ pub(crate) struct Host {
     pub(crate) index: Index,
     /// Work under way, so that a service that stops can wait for it.
     pub(crate) jobs: TaskTracker,
-    /// CPU rates, for those who ask for statistics.
-    pub(crate) sampler: Sampler,
+    /// What is measured, for those who ask for statistics.
+    pub(crate) meter: Meter,
     /// Output that never reached a log, for want of disk space.
     pub(crate) log_dropped_bytes: Counter,
 }

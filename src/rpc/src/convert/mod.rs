@@ -5,6 +5,7 @@
 pub(crate) mod enums;
 pub(crate) mod filter;
 mod invalid;
+pub(crate) mod metrics;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod stats;

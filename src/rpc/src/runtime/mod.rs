@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 pub use identity::{Condition, Conditions, Handler, Node, NodeError, SetPodCidr};
 
 use crate::streaming::Streaming;
-use crate::streams::Chunks;
+use crate::streams::{Chunks, chunks};
 use crate::unbuilt::unbuilt;
 
 /// The runtime service.
@@ -281,14 +281,16 @@ impl RuntimeService for RuntimeRpc {
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Result<Response<v1::ListMetricDescriptorsResponse>, Status> {
-        Err(unbuilt("ListMetricDescriptors"))
+        let descriptors = crate::convert::metrics::descriptors();
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
-        Err(unbuilt("ListPodSandboxMetrics"))
+        let pod_metrics = stats::pod_sandbox_metrics(self).await;
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Chunks<v1::StreamPodSandboxMetricsResponse>;
@@ -297,7 +299,9 @@ impl RuntimeService for RuntimeRpc {
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
-        Err(unbuilt("StreamPodSandboxMetrics"))
+        let metrics = stats::pod_sandbox_metrics(self).await;
+        let message = |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(chunks(metrics, message)))
     }
 
     async fn runtime_config(

@@ -1,14 +1,16 @@
 //! What pods and containers use, read when it is asked for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::v1;
-use pod::{ContainerPhase, ContainerStatus, PodView};
+use pod::stats::PodMetrics;
+use pod::{ContainerPhase, PodView};
 use tonic::Status;
 
 use super::RuntimeRpc;
 use super::named::{container_id, pod_id};
-use crate::convert::{filter, stats};
+use crate::convert::{filter, metrics, stats};
 use crate::status::status;
 use crate::streams::{Chunks, chunks};
 
@@ -19,7 +21,8 @@ pub(super) async fn container_stats(
 ) -> Result<v1::ContainerStatsResponse, Status> {
     let id = container_id(rpc, request.container_id)?;
     let container = rpc.pods.container(&id).map_err(status)?;
-    let stats = of_containers(rpc, vec![container]).await.pop();
+    let read = rpc.pods.container_stats(vec![container.clone()]).await.pop();
+    let stats = read.map(|read| stats::container(&container, &read));
     Ok(v1::ContainerStatsResponse { stats })
 }
 
@@ -45,12 +48,11 @@ async fn running(
 ) -> Result<Vec<v1::ContainerStats>, Status> {
     let mut containers = filter::container_stats(filter, rpc.pods.list_containers())?;
     containers.retain(|container| matches!(container.phase, ContainerPhase::Running { .. }));
-    Ok(of_containers(rpc, containers).await)
-}
-
-async fn of_containers(rpc: &RuntimeRpc, containers: Vec<ContainerStatus>) -> Vec<v1::ContainerStats> {
     let read = rpc.pods.container_stats(containers.clone()).await;
-    containers.iter().zip(&read).map(|(container, read)| stats::container(container, read)).collect()
+    let read = containers.iter().zip(&read);
+    // One that ended between the list and the look at it does not run any more.
+    let running = read.filter(|(_, read)| read.usage.is_some());
+    Ok(running.map(|(container, read)| stats::container(container, read)).collect())
 }
 
 pub(super) async fn pod_sandbox_stats(
@@ -83,4 +85,13 @@ pub(super) async fn stream_pod_sandbox_stats(
 async fn of_pods(rpc: &RuntimeRpc, pods: Vec<Arc<PodView>>) -> Vec<v1::PodSandboxStats> {
     let read = rpc.pods.pod_stats(pods.clone()).await;
     pods.iter().zip(&read).map(|(view, read)| stats::pod(view, read)).collect()
+}
+
+/// The metrics of every pod that is ready. Nobody is told to wait for another: there is no rate limit.
+pub(super) async fn pod_sandbox_metrics(rpc: &RuntimeRpc) -> Vec<v1::PodSandboxMetrics> {
+    let pods = rpc.pods.list();
+    let read = rpc.pods.metrics(pods.clone()).await;
+    let by_id: HashMap<_, _> = pods.iter().map(|view| (&view.pod.id, view)).collect();
+    let told = |pod: &PodMetrics| Some(metrics::pod(by_id.get(&pod.pod)?, pod, &read));
+    read.pods.iter().filter_map(told).collect()
 }

@@ -1,0 +1,76 @@
+//! What /proc tells of one process's open files. A process that is gone is a `None`.
+
+use std::fs;
+
+/// The open files of one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// All of them.
+    pub count: u64,
+    /// Those that are sockets; `None` where there were too many to look at.
+    pub sockets: Option<u64>,
+}
+
+/// Counts a process's open files (proc_pid_fd(5)). Sockets are told from the rest by a look at each file: with more
+/// than `look_at_most` they are not counted.
+pub fn open_files(pid: u32, look_at_most: u64) -> Option<OpenFiles> {
+    let directory = format!("/proc/{pid}/fd");
+    // Since 6.2 the directory's size is their number, for one call.
+    let known = fs::metadata(&directory).ok()?.len();
+    if known > look_at_most {
+        return Some(OpenFiles { count: known, sockets: None });
+    }
+    let mut files = OpenFiles { count: 0, sockets: Some(0) };
+    for entry in fs::read_dir(&directory).ok()?.flatten() {
+        files.count += 1;
+        if files.count > look_at_most {
+            files.sockets = None;
+        }
+        if let Some(sockets) = &mut files.sockets {
+            let target = fs::read_link(entry.path()).unwrap_or_default();
+            *sockets += u64::from(target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+        }
+    }
+    Some(files)
+}
+
+/// A process's soft limit on open files (proc_pid_limits(5)); `None` also where it has none.
+pub fn open_files_max(pid: u32) -> Option<u64> {
+    soft_limit(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?, "Max open files")
+}
+
+fn soft_limit(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_files_are_counted() {
+        let pid = std::process::id();
+        let before = open_files(pid, 10_000).unwrap();
+        let sockets: Vec<_> = (0..40).map(|_| std::os::unix::net::UnixDatagram::unbound().unwrap()).collect();
+        let after = open_files(pid, 10_000).unwrap();
+        // Other tests of this process open and close files too.
+        assert!(
+            after.count >= 40 && after.sockets.unwrap() >= before.sockets.unwrap() + 30,
+            "{before:?} {after:?}"
+        );
+        assert_eq!(open_files(pid, 3).unwrap().sockets, None);
+        drop(sockets);
+        assert_eq!(open_files(u32::MAX, 10), None);
+    }
+
+    #[test]
+    fn limits_stand_after_their_names() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                    Max cpu time              unlimited            unlimited            seconds   \n\
+                    Max open files            1024                 1048576              files     \n";
+        assert_eq!(soft_limit(text, "Max open files"), Some(1024));
+        assert_eq!(soft_limit(text, "Max cpu time"), None);
+        assert!(open_files_max(std::process::id()).is_some());
+    }
+}
