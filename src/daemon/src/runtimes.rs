@@ -155,10 +155,21 @@ impl Features {
     }
 }
 
-/// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is taken
-/// to have none: Status says so, and a container that needs one is refused instead of run without it.
+/// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is asked for its
+/// version; it has what is known of that, else none: Status says so, and a container that needs one is refused
+/// instead of run without it.
 pub(crate) fn features(binary: &Path) -> Features {
-    briefly(binary, "features").map(|text| parse_features(&text)).unwrap_or_default()
+    let asked = briefly(binary, "features").map(|text| parse_features(&text));
+    asked.or_else(|_| briefly(binary, "--version").map(|text| features_by_version(&text))).unwrap_or_default()
+}
+
+/// What a runtime of that version can do, of those that have no `features` command: crun has one since 1.8.6, and
+/// mounts recursively read-only since 1.4 (its NEWS).
+fn features_by_version(text: &str) -> Features {
+    let version = text.lines().next().and_then(|line| line.strip_prefix("crun version "));
+    let mut numbers = version.unwrap_or_default().split('.').map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Features { recursive_read_only: version >= (1, 4), ..Features::default() }
 }
 
 fn parse_features(text: &str) -> Features {
@@ -286,6 +297,21 @@ mod tests {
             "no executable gantline-shim in /nonexistent/shim; install it beside gantline, or set pods.shim"
         );
     }
+    #[test]
+    fn an_old_crun_is_known_by_its_version() {
+        for (text, expected) in [
+            ("crun version 1.8.1\ncommit: f8a096b\n", true),
+            ("crun version 1.4\n", true),
+            ("crun version 1.3.2\n", false),
+            ("crun version 0.21\n", false),
+            ("runc version 1.0.0\n", false),
+            ("crun version UNKNOWN\n", false),
+            ("", false),
+        ] {
+            assert_eq!(features_by_version(text).recursive_read_only, expected, "{text:?}");
+        }
+    }
+
     #[test]
     fn a_feature_needs_the_kernel_too() {
         let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
