@@ -65,7 +65,8 @@ impl Expectations {
     #[track_caller]
     pub fn ours() -> Self {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(FILE);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self::parse(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
     }
 
@@ -213,7 +214,9 @@ mod tests {
     #[test]
     fn a_version_is_its_first_numbers() {
         let facts = Facts(vec!["crun 1.8.1".into()]);
-        for (condition, holds) in [("*", true), ("crun", true), ("crun 1.8", true), ("crun 1", true), ("runc", false)] {
+        for (condition, holds) in
+            [("*", true), ("crun", true), ("crun 1.8", true), ("crun 1", true), ("runc", false)]
+        {
             assert_eq!(facts.hold(condition), holds, "{condition}");
         }
         assert!(!Facts(vec!["crun 1.81".into()]).hold("crun 1.8"));

@@ -21,8 +21,7 @@ const GROUP: &str = "root:x:0:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n
 const PAUSE: &str = "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n";
 
 /// Says as whom it runs: setuid root, it is root unless no_new_privs holds.
-const NONEWPRIVS: &str =
-    "#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf(\"Effective uid: %d\\n\", geteuid()); return 0; }\n";
+const NONEWPRIVS: &str = "#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf(\"Effective uid: %d\\n\", geteuid()); return 0; }\n";
 
 /// Every image by `repository:tag`, built once a process.
 pub fn all() -> impl Iterator<Item = (&'static str, &'static Image)> {

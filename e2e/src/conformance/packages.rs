@@ -45,7 +45,8 @@ pub fn unpacked() -> PathBuf {
 /// this machine.
 #[track_caller]
 pub fn libraries(root: Option<&Path>, program: &Path) -> Vec<(String, PathBuf)> {
-    let mut libraries = libraries_of(program, root.map(|root| root.join("usr/lib").join(multiarch())).as_deref());
+    let mut libraries =
+        libraries_of(program, root.map(|root| root.join("usr/lib").join(multiarch())).as_deref());
     let unpacked_in = root.map(|root| root.display().to_string()).unwrap_or_default();
     for (inside, _) in &mut libraries {
         if let Some(below) = inside.strip_prefix(unpacked_in.trim_start_matches('/')) {

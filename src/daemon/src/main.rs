@@ -47,6 +47,8 @@ fn run(flags: Flags) -> Exit {
         Command::Pull(pull) => commands::transfer::pull(pull, common),
         Command::Import(import) => commands::transfer::import(import, common),
         Command::Status(output) => commands::status::run(output.output, common),
+        Command::Events(flags) => commands::events::run(flags, common),
+        Command::Why(flags) => commands::why::run(flags, common),
         Command::Version(output) => commands::version::run(output.output),
     }
 }

@@ -28,6 +28,10 @@ pub const STREAM_CREATION_MAX: Duration = Duration::from_secs(30);
 pub const POD_QUEUE_MAX: usize = 256;
 /// Container events that one subscriber may lag behind.
 pub const EVENTS_PER_SUBSCRIBER_MAX: usize = 1024;
+/// Failures that the node remembers for `gantline why`.
+pub const TROUBLES_MAX: usize = 256;
+/// Past events that the node remembers for `gantline events`.
+pub const EVENTS_KEPT_MAX: usize = 512;
 /// The size of a pod's /dev/shm, bytes.
 pub const POD_SHM_BYTES: u64 = 64 * 1024 * 1024;
 /// An image manifest or index, bytes.

@@ -24,13 +24,15 @@ mod sandbox;
 pub mod spec;
 mod state;
 pub mod stats;
+mod story;
 mod sweep;
 mod systemd;
 mod usage;
 
 pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
 pub use error::PodError;
-pub use events::{Event, EventKind, Events, NoMoreEvents, Subscription};
+pub use events::{Event, EventKind, Events, NoMoreEvents, PastEvent, Subscription};
 pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};
 pub use pods::{Pods, Rooms};
 pub use state::{ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User};
+pub use story::{Doing, Story, Trouble};

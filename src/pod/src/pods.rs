@@ -22,13 +22,14 @@ use crate::cgroups;
 use crate::config::PodsConfig;
 use crate::driver::{Driver, Handle, Host, Outcome, Request};
 use crate::error::{Cause, PodError};
-use crate::events::{Events, Subscription};
+use crate::events::{Events, PastEvent, Subscription};
 use crate::host;
 use crate::index::Index;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::stats::Sampler;
+use crate::story::Troubles;
 use crate::sweep;
 
 /// A driver that breaks off again and again must not keep the node busy.
@@ -89,6 +90,7 @@ impl Pods {
             hierarchy,
             records,
             events: Events::default(),
+            troubles: Troubles::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
             sampler: Sampler::default(),
@@ -346,6 +348,11 @@ impl Pods {
     /// Hears what happens from now on.
     pub fn events(&self) -> Subscription {
         self.host.events.subscribe()
+    }
+
+    /// What happened last, and what happens from now on.
+    pub fn past_and_future_events(&self) -> (Vec<PastEvent>, Subscription) {
+        self.host.events.past_and_future()
     }
 
     /// How this node runs pods.

@@ -23,7 +23,6 @@ mod start;
 mod stdio;
 mod stop;
 mod subtree;
-mod time;
 mod undo;
 
 use std::process::ExitCode;
