@@ -57,6 +57,25 @@ fn a_cni_plugin_that_hangs_is_killed_in_time() {
 }
 
 #[test]
+fn why_names_the_stage_at_which_a_pod_hangs() {
+    let node = behind_the_bridge(with_plugin("sleep 1000"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| refuses_pods(&node, &["bad-plugin"]));
+        e2e::eventually("the stage is told", Duration::from_secs(10), || {
+            let told = node.gantline(&["why", "unlucky"]);
+            if told.stdout.contains("doing: run the pod") && told.stdout.contains("at stage cni_add for") {
+                Ok(())
+            } else {
+                Err(format!("{told:?}"))
+            }
+        });
+    });
+    let told = node.gantline(&["why", "unlucky"]).ok();
+    assert!(told.contains("unlucky: gone") && told.contains("bad-plugin"), "{told}");
+    node.leaves_nothing();
+}
+
+#[test]
 fn a_cni_plugin_that_prints_rubbish_is_named() {
     refuses_pods(&behind_the_bridge(with_plugin("echo 'hello, I am not JSON'")), &["bad-plugin"]);
 }

@@ -48,6 +48,8 @@ fn run(flags: Flags) -> Exit {
         Command::Import(import) => commands::transfer::import(import, common),
         Command::Status(output) => commands::status::run(output.output, common),
         Command::LookAtPaths => commands::look::run(),
+        Command::Events(flags) => commands::events::run(flags, common),
+        Command::Why(flags) => commands::why::run(flags, common),
         Command::Version(output) => commands::version::run(output.output),
     }
 }

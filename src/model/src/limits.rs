@@ -38,6 +38,10 @@ pub const CGROUPS_KEPT_OPEN_MAX: usize = 1024;
 pub const PROCESSES_COUNTED_MAX: usize = 16 * 1024;
 /// Open files of one container that its metrics look at, to tell sockets from the rest.
 pub const OPEN_FILES_LOOKED_AT_MAX: u64 = 4096;
+/// Failures that the node remembers for `gantline why`.
+pub const TROUBLES_MAX: usize = 256;
+/// Past events that the node remembers for `gantline events`.
+pub const EVENTS_KEPT_MAX: usize = 512;
 /// The size of a pod's /dev/shm, bytes.
 pub const POD_SHM_BYTES: u64 = 64 * 1024 * 1024;
 /// An image manifest or index, bytes.

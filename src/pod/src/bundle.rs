@@ -102,7 +102,7 @@ impl Builder {
 
     /// The image that a container asks for, which must be on this node.
     pub(crate) fn find_image(&self, wanted: &ImageSpec) -> Result<Arc<Image>, PodError> {
-        let _timed = self.stages.time("image_resolve");
+        let _timed = self.stages.time_of("image_resolve", wanted.image.as_str());
         match self.images.find(&wanted.image) {
             Ok(Some(image)) => Ok(image),
             Ok(None) => Err(PodError::ImageNotFound(wanted.image.clone())),
@@ -290,13 +290,13 @@ impl Builder {
             self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
-        let timed = self.stages.time("snapshot");
+        let timed = self.stages.time_of("snapshot", container.as_str());
         self.snapshots
             .prepare(container, &input.image, &rootfs, user)
             .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
         drop(timed);
         let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
-        let _timed = self.stages.time("spec");
+        let _timed = self.stages.time_of("spec", container.as_str());
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let config = &self.with_node_profile(&input.record.config);
         let user =

@@ -22,7 +22,7 @@ use crate::cgroups;
 use crate::config::PodsConfig;
 use crate::driver::{Driver, Handle, Host, Outcome, Request};
 use crate::error::{Cause, PodError};
-use crate::events::{Events, Subscription};
+use crate::events::{Events, PastEvent, Subscription};
 use crate::filters::Filters;
 use crate::host;
 use crate::index::Index;
@@ -30,6 +30,7 @@ use crate::meter::Meter;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
+use crate::story::Troubles;
 use crate::sweep;
 use crate::usage;
 use crate::user_namespace;
@@ -93,6 +94,7 @@ impl Pods {
             hierarchy,
             records,
             events: Events::default(),
+            troubles: Troubles::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
             meter: Meter::default(),
@@ -356,6 +358,11 @@ impl Pods {
     /// Hears what happens from now on.
     pub fn events(&self) -> Subscription {
         self.host.events.subscribe()
+    }
+
+    /// What happened last, and what happens from now on.
+    pub fn past_and_future_events(&self) -> (Vec<PastEvent>, Subscription) {
+        self.host.events.past_and_future()
     }
 
     /// How this node runs pods.

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 
 use schema::section;
 use value::{
-    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, Span, Ulimit, UnsetSeccomp,
+    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, Span, Ulimit,
+    UnsetSeccomp,
 };
 
 /// Where the file is when no flag says otherwise.

@@ -240,7 +240,7 @@ impl Driver {
         }
         let (host, container) = (Arc::clone(&self.host), id.clone());
         self.spawn(Job::Start(id.clone()), async move {
-            let _timed = host.sandboxes.stages.time("oci_run");
+            let _timed = host.sandboxes.stages.time_of("oci_run", container.as_str());
             let started = match bundle::prepare_log(&run).await {
                 Ok(()) => shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e)),
                 Err(error) => Err(error),
