@@ -214,14 +214,26 @@ impl Plan<'_> {
     }
 }
 
-/// v2's weight (1 to 10000, 100 by default) for v1's shares (2 to 262144, 1024 by default): the straight line through
-/// both ends, as runc before 1.4 and crun before 1.23 have it. Shares are what is reported, so no formula shows.
+/// v2's weight (1 to 10000, 100 by default) for v1's shares (2 to 262144, 1024 by default): the curve through both ends
+/// and both defaults, as runc 1.3.2, crun 1.23 and later have it. Their older versions drew a straight line, which makes
+/// 39 of 1024; a caller that has the runtime write a group says the weight itself.
+// The ends and what lies between fit either type.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn weight_of_shares(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+    let shares = shares.clamp(2, 262_144);
+    let log = (shares as f64).log2();
+    let exponent = log.mul_add(log, 125.0 * log) / 612.0 - 7.0 / 34.0;
+    // What the ends come to in binary fractions is a hair off.
+    let weight = (10f64.powf(exponent) - 1e-9).ceil();
+    (weight as u64).clamp(1, 10_000)
 }
 
+/// The shares that a weight was made of, or as good as.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn shares_of_weight(weight: u64) -> u64 {
-    2 + (weight.clamp(1, 10_000) - 1) * 262_142 / 9_999
+    let exponent = (weight.clamp(1, 10_000) as f64).log10() + 7.0 / 34.0;
+    let log = ((125.0f64 * 125.0 + 4.0 * 612.0 * exponent).sqrt() - 125.0) / 2.0;
+    (log.exp2().round() as u64).clamp(2, 262_144)
 }
 
 fn value(group: &Group, controller: &str, file: &str) -> Option<String> {
