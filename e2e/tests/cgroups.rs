@@ -109,7 +109,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max", "memory.high"]
             .map(|f| read(group, f))
     };
-    assert_eq!(limits(&group), ["67108864", "50000 100000", "20", "0", "77", "50331648"]);
+    assert_eq!(limits(&group), ["67108864", "50000 100000", "59", "0", "77", "50331648"]);
     let free_limits = limits(&other);
     assert_eq!((free_limits[0].as_str(), free_limits[1].as_str()), ("max", "max 100000"));
     assert_eq!(bound.sh("cat /sys/fs/cgroup/memory.max; cat /proc/self/cgroup"), "67108864\n0::/\n");
@@ -122,7 +122,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         ..Default::default()
     };
     update(&node, &bound, change);
-    let changed = ["100663296", "80000 100000", "79", "0", "88", "50331648"];
+    let changed = ["100663296", "80000 100000", "174", "0", "88", "50331648"];
     assert_eq!(limits(&group), changed);
     let told = bound.status().resources.unwrap().linux.unwrap();
     assert_eq!((told.memory_limit_in_bytes, told.cpu_quota, told.cpu_shares), (96 * MIB, 80_000, 2048));
@@ -135,7 +135,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         assert_eq!(limits(&group), changed, "after a reload");
         let scope =
             ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus"].map(|file| read(own(&group), file));
-        assert_eq!(scope, ["100663296", "80000 100000", "79", "0"], "after a reload");
+        assert_eq!(scope, ["100663296", "80000 100000", "174", "0"], "after a reload");
     }
 
     node.restart();
@@ -186,7 +186,7 @@ fn every_kind_of_limit_lands_in_its_file_and_is_changed_there() {
         ("memory.min", mib(4), mib(5)),
         ("memory.low", mib(8), mib(10)),
         ("memory.high", mib(48), mib(80)),
-        ("cpu.weight", "59".into(), "79".into()),
+        ("cpu.weight", "138".into(), "174".into()),
         ("cpu.max", "20000 50000".into(), "30000 60000".into()),
         ("cpuset.cpus", "0-1".into(), "1".into()),
         ("cpuset.mems", "0".into(), "0".into()),

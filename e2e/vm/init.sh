@@ -14,9 +14,10 @@ if [ "${1:-}" != tests ]; then
 fi
 
 . /mnt/target/plan
-version() { "$@" --version | sed -n '1s/.*version \([^ ]*\).*/\1/p'; }
+# `crun version 1.21`, `systemd 257 (257.13-1)`.
+version() { "$@" --version | sed -n '1s/^[a-z]* \(version \)\{0,1\}\([^ ]*\).*/\2/p'; }
 echo "vm-test: $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), pid 1 is $(cat /proc/1/comm)"
-echo "vm-test: crun $(version crun), runc $(version /mnt/target/tools/runc), systemd $(version systemctl)"
+echo "vm-test: crun $(version crun), runc $(version /mnt/target/tools/runc), systemd $(version systemctl), CRIU $(criu --version | sed -n "s/^Version: //p")"
 echo "vm-test: cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
 export CARGO_TARGET_DIR=/mnt/target RUST_BACKTRACE=0 GANTLINE=/mnt/target/release/gantline
 export GANTLINE_E2E_CGROUP_DRIVER="$driver" GANTLINE_E2E_RUNTIME="$runtime" GANTLINE_E2E_PATIENCE="$patience"

@@ -120,7 +120,7 @@ built() {
 # The kernel room's own tests of cgroups: elsewhere they may have met v1 only.
 built kernel test -p kernel --lib --no-run
 for test in $tests; do built "$test" test -p e2e --test "$test" --no-run; done
-[ -z "$critest" ] || built conformance build --release -p e2e --bin conformance
+[ -z "$critest" ] || built conformance build -p e2e --bin conformance
 
 # run DRIVER RUNTIME KERNEL-ARGUMENTS: one machine, from boot to power off.
 run() {

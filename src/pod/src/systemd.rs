@@ -161,7 +161,7 @@ mod tests {
                 Limits { memory: Some(-1), memory_and_swap: Some(-1), ..none() },
                 "MemoryMax=infinity MemorySwapMax=infinity",
             ),
-            (Limits { cpu_shares: Some(1024), pids: Some(-1), ..none() }, "CPUWeight=39 TasksMax=infinity"),
+            (Limits { cpu_shares: Some(1024), pids: Some(-1), ..none() }, "CPUWeight=100 TasksMax=infinity"),
             (Limits { cpu_quota: Some(80_000), ..none() }, "CPUQuota=80.00% CPUQuotaPeriodSec=100000us"),
             (
                 Limits { cpu_quota: Some(10_001), cpu_period: Some(30_000), ..none() },

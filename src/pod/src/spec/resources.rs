@@ -146,6 +146,12 @@ pub fn limits(asked: &Resources, field: &str, host: &HostFacts) -> Result<Limits
         }
         limits.unified.insert(key.clone(), value.clone());
     }
+    if let (CgroupVersion::V2, Some(shares)) = (host.cgroup, limits.cpu_shares) {
+        // OCI runtimes of different age make different weights of the same shares: this one holds at the start and
+        // after each change. A weight that is asked for by its own name goes first.
+        let weight = || kernel::cgroup::weight_of_shares(shares).to_string();
+        limits.unified.entry("cpu.weight".to_owned()).or_insert_with(weight);
+    }
     Ok(limits)
 }
 
