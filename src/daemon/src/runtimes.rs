@@ -163,13 +163,15 @@ pub(crate) fn features(binary: &Path) -> Features {
     asked.or_else(|_| briefly(binary, "--version").map(|text| features_by_version(&text))).unwrap_or_default()
 }
 
-/// What a runtime of that version can do, of those that have no `features` command: crun has one since 1.8.6, and
-/// mounts recursively read-only since 1.4 (its NEWS).
+/// What a runtime of that version can do, of those that have no `features` command. By its NEWS crun has one since
+/// 1.8.6, mounts recursively read-only since 1.4, and maps ids of mounts as the runtime-spec has it since 1.8.1.
 fn features_by_version(text: &str) -> Features {
     let version = text.lines().next().and_then(|line| line.strip_prefix("crun version "));
     let mut numbers = version.unwrap_or_default().split('.').map_while(|number| number.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Features { recursive_read_only: version >= (1, 4), ..Features::default() }
+    let mut next = || numbers.next().unwrap_or(0);
+    let version = (next(), next(), next());
+    let maps = version >= (1, 8, 1);
+    Features { recursive_read_only: version >= (1, 4, 0), id_mapped_mounts: maps, user_namespaces: maps }
 }
 
 fn parse_features(text: &str) -> Features {
@@ -299,16 +301,20 @@ mod tests {
     }
     #[test]
     fn an_old_crun_is_known_by_its_version() {
+        let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
+        let read_only = Features { recursive_read_only: true, ..Features::default() };
         for (text, expected) in [
-            ("crun version 1.8.1\ncommit: f8a096b\n", true),
-            ("crun version 1.4\n", true),
-            ("crun version 1.3.2\n", false),
-            ("crun version 0.21\n", false),
-            ("runc version 1.0.0\n", false),
-            ("crun version UNKNOWN\n", false),
-            ("", false),
+            ("crun version 1.8.1\ncommit: f8a096b\n", all),
+            ("crun version 1.10\n", all),
+            ("crun version 1.8\n", read_only),
+            ("crun version 1.4\n", read_only),
+            ("crun version 1.3.2\n", Features::default()),
+            ("crun version 0.21\n", Features::default()),
+            ("runc version 1.0.0\n", Features::default()),
+            ("crun version UNKNOWN\n", Features::default()),
+            ("", Features::default()),
         ] {
-            assert_eq!(features_by_version(text).recursive_read_only, expected, "{text:?}");
+            assert_eq!(features_by_version(text), expected, "{text:?}");
         }
     }
 
