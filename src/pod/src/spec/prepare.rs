@@ -13,8 +13,8 @@ use kernel::mount;
 use kernel::namespace::{self, IdMaps};
 use model::{ContainerConfig, Device, MountSource, Propagation};
 
-use super::SpecError;
 use super::devices::access;
+use super::{PodFiles, SpecError};
 use crate::user_namespace::id_ranges;
 
 /// What of the host's /dev a privileged container does not get: what is the container's own, and the console.
@@ -134,6 +134,34 @@ fn host_path(path: &Path, propagation: Propagation, field: &str) -> Result<Prepa
         return Err(SpecError::invalid(field, why));
     }
     Ok(PreparedMount { source, missing })
+}
+
+/// Gives the sources of mounts that ask for it the container's label, and the pod's own files. Only for a node with
+/// SELinux, which `label` comes from.
+///
+/// # Errors
+/// The first that cannot be relabelled.
+pub fn relabel(
+    container: &ContainerConfig,
+    prepared: &[PreparedMount],
+    files: &PodFiles,
+    label: &str,
+) -> Result<(), SpecError> {
+    let set = |field: String, path: &Path| {
+        kernel::label::set_on_tree(path, kernel::label::SELINUX, label.as_bytes())
+            .map(drop)
+            .map_err(|source| SpecError::System { field, source })
+    };
+    for path in [&files.resolv_conf, &files.hostname, &files.hosts, &files.shm].into_iter().flatten() {
+        set("linux.security_context.selinux_options".to_owned(), path)?;
+    }
+    for (n, (asked, mount)) in container.mounts.iter().zip(prepared).enumerate() {
+        // An image volume is read-only, and its layers are many pods'.
+        if asked.selinux_relabel && matches!(asked.source, MountSource::HostPath(_)) {
+            set(format!("mounts[{n}].selinux_relabel"), &mount.source)?;
+        }
+    }
+    Ok(())
 }
 
 /// That the file systems of id-mapped mounts have such mounts, with all that is mounted below them.
