@@ -18,6 +18,7 @@ use telemetry::Metrics;
 use tokio::net::UnixListener;
 
 use crate::admin::{Admin, Node, Phase, Shown};
+use crate::apparmor;
 use crate::commands::version::VERSION;
 use crate::config::value::{CgroupDriver, ImageDefinedVolumes, IpPreference, UnsetSeccomp};
 use crate::config::{Config, reference};
@@ -85,6 +86,8 @@ impl App {
         let path = std::env::var("PATH").unwrap_or_default();
         let found = runtimes::find(&config, &path)?;
         let shim = runtimes::find_shim(&config, &path)?;
+        // Before the pod room looks at what is loaded.
+        apparmor::ensure(&config.state, &path).await;
 
         let metrics = Metrics::new();
         let shown = Shown::new(Arc::clone(&metrics), config.socket());

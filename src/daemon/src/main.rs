@@ -5,6 +5,7 @@
 
 mod admin;
 mod app;
+mod apparmor;
 mod check;
 mod commands;
 mod config;

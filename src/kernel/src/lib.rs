@@ -15,6 +15,7 @@ pub mod durable;
 pub mod enter;
 pub mod epoll;
 pub mod error;
+pub mod label;
 pub mod mount;
 pub mod namespace;
 pub mod pidfd;

@@ -317,6 +317,7 @@ impl Builder {
             cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
         let cgroups_path = cgroups_path.map_err(refused)?;
         let image = &input.image.config;
+        let files = self.files(input);
         let spec = spec::build(&SpecInput {
             pod_id: &input.pod,
             pod: &input.pod_config,
@@ -332,14 +333,14 @@ impl Builder {
             user: &user,
             rootfs: &rootfs,
             hostname: &sandbox::hostname(&input.pod, &input.pod_config),
-            files: &self.files(input),
+            files: &files,
             namespaces: &self.namespaces(input),
             mounts: &mounts,
             volumes: &volumes,
             devices: &devices,
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
-            host: &self.facts,
+            host: &self.facts.renewed(),
             handler: input.handler,
             all_devices: privileged && input.privileged_devices != PrivilegedDevices::None,
             cgroup_writable: input.cgroup_writable,
@@ -347,6 +348,9 @@ impl Builder {
         })
         .map_err(refused)?;
         prepare::make_missing(&mut look, &mounts).map_err(refused)?;
+        if let Some(label) = &spec.linux.mount_label {
+            spec::relabel::relabel(config, &mounts, &files, label).map_err(refused)?;
+        }
         let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
         // Not synced: a reboot ends every container, and takes the bundles with it.
         durable::replace(&bundle.join("config.json"), &bytes, 0o600)

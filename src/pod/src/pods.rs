@@ -29,6 +29,7 @@ use crate::index::Index;
 use crate::meter::Meter;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
+use crate::spec;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::story::Troubles;
 use crate::sweep;
@@ -142,6 +143,8 @@ impl Pods {
         let config = Arc::new(config);
         let (handler, oci) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
         user_namespace::check(&config, &handler, oci)?;
+        spec::check_pod(&config, self.host.bundles.facts())
+            .map_err(|e| PodError::Invalid { field: "config", why: model::chain(&e) })?;
         loop {
             let id = kernel::random::id_bytes()
                 .map(PodId::from_bytes)

@@ -24,6 +24,7 @@ mod namespaces;
 pub mod oci;
 pub mod prepare;
 mod process;
+pub mod relabel;
 mod resources;
 pub(crate) mod seccomp;
 mod security;
@@ -32,7 +33,7 @@ mod user;
 pub(crate) use annotations::pod_annotations;
 pub use error::SpecError;
 pub use exec::exec_process;
-pub use host::{AppArmor, CgroupVersion, HostFacts};
+pub use host::{APPARMOR_DEFAULT, AppArmor, CgroupVersion, HostFacts};
 pub use oci::Spec;
 pub use prepare::{PreparedDevice, PreparedMount};
 pub use resources::limits;
@@ -167,6 +168,14 @@ impl Default for Defaults {
     }
 }
 
+/// What can be refused from a sandbox's request alone, before anything is made for it.
+///
+/// # Errors
+/// The first field that asks for what the node does not give.
+pub fn check_pod(pod: &PodConfig, host: &HostFacts) -> Result<(), SpecError> {
+    security::check_selinux(pod.security.selinux.as_ref(), host)
+}
+
 /// What can be refused from the request alone, before anything is made for it.
 ///
 /// # Errors
@@ -178,6 +187,9 @@ pub fn check_request(
     handler: HandlerCan,
 ) -> Result<(), SpecError> {
     namespaces::check(&pod.security.namespaces, &container.security.namespaces)?;
+    if !container.security.privileged {
+        security::check_selinux(container.security.selinux.as_ref(), host)?;
+    }
     let asked = container.mounts.iter().enumerate();
     asked
         .into_iter()

@@ -9,6 +9,11 @@ use super::oci::{self, Mount};
 use super::{HandlerCan, HostFacts, PreparedMount, SpecError, SpecInput};
 
 const SHM: &str = "/dev/shm";
+/// Directories whose files other programs of the node must go on reading.
+const SYSTEM: [&str; 16] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/root", "/run",
+    "/sbin", "/sys", "/usr", "/var",
+];
 /// Whose terminals are, as every distribution numbers it.
 const TTY_GROUP: u32 = 5;
 
@@ -140,11 +145,12 @@ fn one(
         return invalid("container_path", format!("{path:?} is the root file system"));
     }
     check(input.pod, field, asked, input.host, input.handler)?;
-    if asked.selinux_relabel && input.host.selinux {
-        return Err(SpecError::unsupported(
-            format!("{field}.selinux_relabel"),
-            "relabelling is not built yet",
-        ));
+    // What the node itself needs is never given to a container's label.
+    if asked.selinux_relabel
+        && input.host.selinux
+        && SYSTEM.iter().any(|path| prepared.source == Path::new(path))
+    {
+        return invalid("selinux_relabel", format!("{:?} is the node's own", prepared.source));
     }
     let image = matches!(asked.source, model::MountSource::Image { .. });
     let propagation = match asked.propagation {
