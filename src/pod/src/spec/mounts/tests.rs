@@ -210,7 +210,7 @@ fn mounts_that_cannot_be_are_named() {
                 uid_mappings: vec![model::IdMapping { host_id: 1, container_id: 0, length: 1 }],
                 ..base.clone()
             },
-            "uidMappings: id-mapped mounts are not built yet",
+            "gidMappings: is empty, and uidMappings is not",
         ),
     ];
     for (mount, expect) in rows {
