@@ -58,6 +58,8 @@ pub const ACCOUNT_FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HOST_PATH_MAX: Duration = Duration::from_secs(15);
 /// Look-ups of paths that may hang at once: processes that a dead file system holds, which no signal ends.
 pub const HOST_PATHS_HANGING_MAX: usize = 16;
+/// A CDI specification, bytes.
+pub const CDI_SPEC_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A seccomp profile of the node's, bytes.
 pub const SECCOMP_PROFILE_BYTES_MAX: usize = 1024 * 1024;
 /// Compiled seccomp filters that are kept for execs.

@@ -20,6 +20,7 @@ use model::{
 use shim_client::{RunContainer, Shim};
 use telemetry::Stages;
 
+use crate::cdi;
 use crate::config::{PodPaths, PodsConfig, PrivilegedDevices};
 use crate::defined_volumes::{self, DefinedVolume};
 use crate::error::{Cause, PodError};
@@ -44,6 +45,7 @@ pub(crate) struct Builder {
     defaults: Arc<Defaults>,
     volumes: Arc<ImageVolumes>,
     host_paths: HostPaths,
+    cdi: Arc<cdi::Registry>,
 }
 
 /// What one container is made from.
@@ -97,7 +99,8 @@ impl Builder {
         let defaults = Arc::new(config.spec_defaults());
         let volumes = Arc::new(ImageVolumes::new(Arc::clone(&snapshots), Arc::clone(&config)));
         let host_paths = HostPaths::new(config.path_helper.clone());
-        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes, host_paths }
+        let cdi = Arc::new(cdi::Registry::new(config.defaults.cdi_spec_dirs.clone()));
+        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes, host_paths, cdi }
     }
 
     /// The image that a container asks for, which must be on this node.
@@ -286,6 +289,8 @@ impl Builder {
         let pin = PodPaths::new(&self.config, &input.pod).user();
         let own_user = input.pod_config.security.namespaces.own_user();
         let user = own_user.map(|ids| Mapped { namespace: &pin, ids });
+        let edits = cdi::edits(&self.cdi, &input.record.config);
+        let edits = edits.map_err(|e| step("find the CDI devices")(Cause::new(e)))?;
         let image_volumes =
             self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
         fs::create_dir_all(&bundle)
@@ -299,7 +304,7 @@ impl Builder {
         let _timed = self.stages.time_of("spec", container.as_str());
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let config = &self.with_node_profile(&input.record.config);
-        let user =
+        let mut user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mut look = self.host_paths.look();
         let must_exist = &self.config.defaults.absent_mount_sources_to_reject;
@@ -311,6 +316,12 @@ impl Builder {
             owned_by_user: self.config.defaults.device_ownership_from_security_context,
         };
         let devices = prepare::devices(&mut look, config, choice).map_err(refused)?;
+        let injection = spec::Injection::prepare(&mut look, &edits, &user).map_err(refused)?;
+        for gid in &injection.additional_gids {
+            if !user.additional_gids.contains(gid) {
+                user.additional_gids.push(*gid);
+            }
+        }
         let profile = config.security.seccomp.as_ref().filter(|_| !privileged);
         let seccomp = spec::read_localhost(profile).map_err(refused)?;
         let cgroups_path =
@@ -338,6 +349,7 @@ impl Builder {
             mounts: &mounts,
             volumes: &volumes,
             devices: &devices,
+            injection: &injection,
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
             host: &self.facts.renewed(),

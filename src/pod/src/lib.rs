@@ -5,6 +5,7 @@
 //! crate must never know protobuf or gRPC, how an image is fetched, or how a CNI plugin is called.
 
 mod bundle;
+mod cdi;
 mod cgroups;
 mod config;
 mod defined_volumes;

@@ -13,6 +13,7 @@ use crate::defined_volumes::DefinedVolume;
 
 mod annotations;
 mod capabilities;
+mod cdi;
 pub mod cgroups_path;
 mod devices;
 mod error;
@@ -31,6 +32,7 @@ mod security;
 mod user;
 
 pub(crate) use annotations::pod_annotations;
+pub use cdi::Injection;
 pub use error::SpecError;
 pub use exec::exec_process;
 pub use host::{APPARMOR_DEFAULT, AppArmor, CgroupVersion, HostFacts};
@@ -70,6 +72,8 @@ pub struct SpecInput<'a> {
     pub volumes: &'a [DefinedVolume],
     /// From [`prepare::devices`].
     pub devices: &'a [PreparedDevice],
+    /// What its CDI devices change.
+    pub injection: &'a Injection,
     /// The bytes of the Localhost seccomp profile, from [`read_localhost`]; `None` for every other profile.
     pub seccomp_localhost: Option<&'a [u8]>,
     /// From [`cgroups_path::container`].
@@ -214,6 +218,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
         process,
         root: oci::Root { path: input.rootfs.to_owned(), readonly: input.container.security.readonly_rootfs },
         mounts,
+        hooks: None,
         annotations: annotations::annotations(input),
         linux: oci::Linux {
             resources: oci::Resources { devices: device_rules, ..resources::resources(input)? },
@@ -227,6 +232,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
             mount_label: security::labels(input)?.map(|labels| labels.mount),
         },
     };
+    input.injection.apply(&mut spec);
     spec.oci_version = spec.lowest_version().to_owned();
     Ok(spec)
 }

@@ -10,7 +10,7 @@ pub(super) fn devices(input: &SpecInput<'_>) -> Result<(Vec<oci::Device>, Vec<De
     let mut nodes: Vec<oci::Device> = Vec::with_capacity(input.devices.len());
     let everything = DeviceRule { allow: input.all_devices, access: "rwm".into(), ..DeviceRule::default() };
     let mut rules = vec![everything];
-    for device in input.devices {
+    for device in input.devices.iter().chain(&input.injection.devices) {
         let node = oci::Device {
             path: device.container_path.clone(),
             kind: device.kind.to_string(),
@@ -25,7 +25,8 @@ pub(super) fn devices(input: &SpecInput<'_>) -> Result<(Vec<oci::Device>, Vec<De
             Some(known) => *known = node,
             None => nodes.push(node),
         }
-        if !input.all_devices {
+        // A FIFO is no device to the controller.
+        if !input.all_devices && device.kind != 'p' {
             rules.push(DeviceRule {
                 allow: true,
                 kind: Some(device.kind.to_string()),

@@ -10,8 +10,8 @@ use model::{
 use crate::defined_volumes::DefinedVolume;
 
 use super::{
-    AppArmor, CgroupVersion, Defaults, HandlerCan, HostFacts, ImageDefaults, NamespacePaths, PodFiles,
-    PreparedDevice, PreparedMount, ResolvedUser, SpecInput,
+    AppArmor, CgroupVersion, Defaults, HandlerCan, HostFacts, ImageDefaults, Injection, NamespacePaths,
+    PodFiles, PreparedDevice, PreparedMount, ResolvedUser, SpecInput,
 };
 
 /// Owns what [`SpecInput`] borrows.
@@ -28,6 +28,7 @@ pub(crate) struct Fixture {
     pub(crate) mounts: Vec<PreparedMount>,
     pub(crate) volumes: Vec<DefinedVolume>,
     pub(crate) devices: Vec<PreparedDevice>,
+    pub(crate) injection: Injection,
     pub(crate) seccomp_localhost: Option<Vec<u8>>,
     pub(crate) cgroups_path: String,
     pub(crate) host: HostFacts,
@@ -71,6 +72,7 @@ impl Fixture {
             mounts: &self.mounts,
             volumes: &self.volumes,
             devices: &self.devices,
+            injection: &self.injection,
             seccomp_localhost: self.seccomp_localhost.as_deref(),
             cgroups_path: &self.cgroups_path,
             host: &self.host,
@@ -161,6 +163,7 @@ impl Default for Fixture {
             mounts: Vec::new(),
             volumes: Vec::new(),
             devices: Vec::new(),
+            injection: Injection::default(),
             seccomp_localhost: None,
             cgroups_path: format!("/pods/{}", "2".repeat(64)),
             host: HostFacts {

@@ -34,7 +34,7 @@ pub struct PreparedMount {
 pub struct PreparedDevice {
     /// Where the container sees it.
     pub container_path: PathBuf,
-    /// `c` or `b`.
+    /// `c` or `b`; from CDI also `p`, a FIFO.
     pub kind: char,
     /// Major number.
     pub major: u32,

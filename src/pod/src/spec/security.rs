@@ -12,10 +12,6 @@ pub(super) fn check(input: &SpecInput<'_>) -> Result<(), SpecError> {
         let why = "the sandbox is not privileged, so no container in it can be";
         return Err(SpecError::invalid(format!("{FIELD}.privileged"), why));
     }
-    let annotated = input.container.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/"));
-    if annotated || !input.container.cdi_devices.is_empty() {
-        return Err(SpecError::unsupported("CDI_devices", "CDI devices are not built yet"));
-    }
     namespaces::check(&input.pod.security.namespaces, &input.container.security.namespaces)
 }
 
@@ -139,17 +135,6 @@ mod tests {
             fixture.container.security.privileged = container;
             assert_eq!(check(&fixture.input()).is_ok(), expect, "{pod} {container}");
         }
-    }
-
-    #[test]
-    fn cdi_devices_are_refused_however_they_are_asked_for() {
-        let mut fixture = Fixture::default();
-        fixture.container.cdi_devices = vec!["vendor.com/gpu=0".into()];
-        let expect = "CDI_devices: CDI devices are not built yet";
-        assert_eq!(check(&fixture.input()).unwrap_err().to_string(), expect);
-        let mut fixture = Fixture::default();
-        fixture.container.annotations = [("cdi.k8s.io/x".to_owned(), "vendor.com/gpu=0".to_owned())].into();
-        assert_eq!(check(&fixture.input()).unwrap_err().to_string(), expect);
     }
 
     #[test]
