@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use model::{Classify as _, ErrorKind, ExecId, Signal, chain};
-use node::{Node, able, exit, read_all, sh, within};
+use node::{Node, Want, able, exit, read_all, sh, within};
 use shim_client::{ExecFds, ExecProcess};
 
 fn alive(marker: &str) -> usize {
@@ -159,6 +159,42 @@ async fn a_terminal_of_an_exec_is_the_callers() {
             assert!(said.contains(expected), "{said:?}");
         }
         assert_eq!(shim.wait_exec(&exec).await.unwrap().code, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_enters_a_user_namespace_as_its_root() {
+    let mut said = Vec::new();
+    for node in nodes() {
+        let shim = node.shim().await;
+        let id = node.run(&shim, &Want { user_namespace: true, ..sh("sleep 1000") }).await;
+        let script = "cat /proc/self/uid_map /proc/self/gid_map; grep -E 'Cap|[UG]id|Groups' /proc/self/status; \
+                      echo mine > /tmp/x && ls -ln /tmp/x | cut -c 1-30; echo $HOME; echo again > /dev/stderr";
+        let exec = node.exec(&shim, &id, script, None).await;
+        said.push(read_all(exec.stdout).await);
+        assert_eq!(shim.wait_exec(&exec.exec).await.unwrap().code, 0);
+
+        let exec = ExecId::from_bytes([7; 32]);
+        let process = ExecProcess {
+            exec: exec.clone(),
+            container: id.clone(),
+            process: node
+                .process(&["sh".into(), "-c".into(), "tty; ls -ln $(tty) | cut -c 1-30".into()], true),
+            tty: true,
+            timeout: None,
+            native: node.native(),
+        };
+        let started = shim.exec(process, ExecFds::default()).await.map_err(|e| chain(&e)).unwrap();
+        let terminal = started.terminal.unwrap();
+        rustix::io::ioctl_fionbio(&terminal, false).unwrap();
+        said.push(read_all(terminal).await);
+        assert_eq!(shim.wait_exec(&exec).await.unwrap().code, 0);
+        let log = fs::read_to_string(node.shims_log()).unwrap();
+        assert!(!log.contains("left to the OCI runtime"), "{log}");
+    }
+    if let [native, terminal, by_runtime, its_terminal] = &said[..] {
+        assert!(native.contains("100000"), "{native}");
+        assert_eq!((native, terminal), (by_runtime, its_terminal));
     }
 }
 
