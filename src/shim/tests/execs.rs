@@ -249,11 +249,9 @@ async fn an_exec_sees_no_descriptor_of_the_shims_and_nothing_of_its_program() {
         native: node.native(),
     };
     shim.exec(process, ExecFds::default()).await.map_err(|e| chain(&e)).unwrap();
-    assert_eq!(
-        shim.wait_exec(&exec).await.unwrap().code,
-        64,
-        "it is gantline-shim, which knows no such command"
-    );
+    // It is gantline-shim, which knows no such command, or in a build that is not static finds no libraries in there.
+    let code = shim.wait_exec(&exec).await.unwrap().code;
+    assert!([64, 127].contains(&code), "{code}");
     let seals = File::open(format!("/proc/{}/exe", shim.pid())).unwrap();
     assert!(rustix::fs::fcntl_get_seals(&seals).unwrap().contains(rustix::fs::SealFlags::WRITE));
     let write = fs::OpenOptions::new().write(true).open(format!("/proc/{}/exe", shim.pid()));
