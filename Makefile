@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance vm-test check bench build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test conformance vm-test check bench bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -31,13 +31,19 @@ conformance: setup build-dev ## critest whole: runc, crun, over WebSocket, in pa
 
 check: setup fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences (root, as make test)
 
-vm-test: setup build-dev ## Test on cgroup v2, without and with systemd, in an emulated machine (root; minutes)
+vm-test: setup build ## Test on cgroup v2, without and with systemd, in an emulated machine (root; an hour or two)
+	@e2e/tools/build.sh crictl critest runc
 	@e2e/vm/run.sh
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
 	@e2e/tools/build.sh containerd
 	@$(CARGO) build -q --release -p e2e --bin bench
 	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
+
+bench-polling: setup tools build ## Measure a kubelet's polling beside containerd (root, ten minutes); WRITE=docs/performance.md keeps the tables
+	@e2e/tools/build.sh runc containerd
+	@$(CARGO) build -q --release -p e2e --bin polling
+	@$(TARGET)/release/polling $(if $(WRITE),--write $(WRITE))
 
 build: shim ## Build the release binaries: target/release/gantline, target/shim/gantline-shim
 	@$(CARGO) build --locked --release -p gantline

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use crate::command::{command, run};
+use crate::programs::tool;
+
 /// Idle before each operation: what a node sees, and what shows the kernel's waits.
 pub const IDLE: Duration = Duration::from_millis(40);
 
@@ -52,6 +55,58 @@ pub fn pss_mib(pid: u32) -> f64 {
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
     let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
     kibibytes.unwrap_or(0.0) / 1024.0
+}
+
+/// CPU time that a process has used, seconds, in the kernel's ticks of 10 ms (proc_pid_stat(5)).
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before the last parenthesis may hold spaces; utime and stime are the 14th and 15th field.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// This machine and what is measured on it, in a sentence or two.
+pub fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let after = |text: String, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key)).map(str::to_string).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_string()).unwrap_or_default()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cgroups =
+        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
+    let runc = run(command(tool("runc")).arg("--version")).ok();
+    let containerd = run(command(tool("containerd")).arg("--version")).ok();
+    format!(
+        "Machine: {cores} × {}, {} of memory, kernel {}, cgroup {cgroups}. {}, {}.",
+        after(read("/proc/cpuinfo"), "model name"),
+        after(read("/proc/meminfo"), "MemTotal"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        runc.lines().next().unwrap_or_default(),
+        containerd.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+    )
+}
+
+/// Writes one part of a document whose parts each have a first line `<!-- name -->`; the others stay as they are.
+///
+/// # Panics
+/// The file could not be written.
+pub fn write_part(file: &str, name: &str, text: &str) {
+    let before = std::fs::read_to_string(file).unwrap_or_default();
+    std::fs::write(file, with_part(&before, name, text))
+        .unwrap_or_else(|error| panic!("write {file}: {error}"));
+}
+
+fn with_part(document: &str, name: &str, text: &str) -> String {
+    let mark = format!("<!-- {name} -->\n");
+    let part = format!("{mark}{}\n", text.trim_end());
+    match document.split_once(&mark) {
+        Some((before, rest)) => {
+            let after = rest.find("<!-- ").map_or(String::new(), |next| format!("\n{}", &rest[next..]));
+            format!("{before}{part}{after}")
+        }
+        None => format!("{}\n\n{part}", document.trim_end()),
+    }
 }
 
 /// What was measured of one service.
@@ -132,7 +187,21 @@ mod tests {
     }
 
     #[test]
-    fn this_process_uses_memory() {
+    fn this_process_uses_memory_and_time() {
         assert!(pss_mib(std::process::id()) > 0.1);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(50) || cpu_seconds(std::process::id()) == 0.0 {
+            assert!(start.elapsed() < Duration::from_secs(20), "a busy loop uses time");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_document_is_written_and_the_others_stay() {
+        let one = with_part("# Title\n", "one", "first\n");
+        assert_eq!(one, "# Title\n\n<!-- one -->\nfirst\n");
+        let two = with_part(&one, "two", "second");
+        assert_eq!(two, "# Title\n\n<!-- one -->\nfirst\n\n<!-- two -->\nsecond\n");
+        let again = with_part(&two, "one", "third\nline\n");
+        assert_eq!(again, "# Title\n\n<!-- one -->\nthird\nline\n\n<!-- two -->\nsecond\n");
     }
 }

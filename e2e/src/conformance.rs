@@ -26,6 +26,7 @@ use crate::command::run;
 use crate::node::Node;
 use crate::programs::{installed, tool};
 use crate::registry;
+use crate::wait::patient;
 
 use expected::{Expectations, Facts, Verdict};
 use report::Report;
@@ -106,7 +107,7 @@ impl Run {
             format!("-runtime-handler={}", self.handler),
             "-config=/dev/null".into(),
             "-ginkgo.no-color".into(),
-            format!("-ginkgo.timeout={}s", RUN_MAX.as_secs()),
+            format!("-ginkgo.timeout={}s", patient(RUN_MAX).as_secs()),
             format!("-ginkgo.json-report={report}"),
         ];
         args.extend(self.focus.iter().map(|focus| format!("-ginkgo.focus={focus}")));

@@ -13,6 +13,8 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
+use crate::wait::patient;
+
 /// No call of a test may take longer; a longer one is a hang, and fails.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -40,8 +42,8 @@ macro_rules! calls {
             let mut client = self.$client.clone();
             runtime().block_on(async move {
                 let mut request = Request::new(request);
-                request.set_timeout(DEADLINE);
-                let answer = tokio::time::timeout(DEADLINE, client.$method(request)).await;
+                request.set_timeout(patient(DEADLINE));
+                let answer = tokio::time::timeout(patient(DEADLINE), client.$method(request)).await;
                 let late = |_| Status::deadline_exceeded(concat!(stringify!($method), ": no answer at all"));
                 Ok(answer.map_err(late)??.into_inner())
             })
@@ -101,6 +103,9 @@ impl Cri {
         runtime.container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         runtime.list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         runtime.pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+        runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+        runtime.list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+        runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
         image.list_images(ListImagesRequest) -> ListImagesResponse;
         image.image_status(ImageStatusRequest) -> ImageStatusResponse;
         image.pull_image(PullImageRequest) -> PullImageResponse;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::v1::{ContainerEventType, GetEventsRequest};
-use e2e::Node;
+use e2e::{Node, patient};
 
 #[test]
 fn events_come_in_order_with_their_statuses() {
@@ -29,7 +29,9 @@ fn events_come_in_order_with_their_statuses() {
     };
     while wants_more(&seen) {
         let next = e2e::cri::runtime()
-            .block_on(async { tokio::time::timeout(Duration::from_secs(10), stream.message()).await })
+            .block_on(async {
+                tokio::time::timeout(patient(Duration::from_secs(10)), stream.message()).await
+            })
             .unwrap_or_else(|_| panic!("no more events after {seen:?}"));
         let event = next.unwrap().expect("the stream goes on");
         assert!(event.created_at > 0);

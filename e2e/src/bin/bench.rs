@@ -3,10 +3,7 @@
 //! measures the throughput of sessions alone.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::fs;
-
-use e2e::bench::{Measured, pss_mib, table, throughput_table};
-use e2e::command::{command, run};
+use e2e::bench::{Measured, machine, pss_mib, table, throughput_table, write_part};
 use e2e::image::{busybox_builder, noise};
 use e2e::programs::{Programs, tool};
 use e2e::{Node, peer, throughput};
@@ -75,7 +72,7 @@ fn main() {
     let text = report(&measured);
     println!("{text}");
     if let Some(file) = file {
-        fs::write(&file, text).unwrap_or_else(|error| panic!("write {file}: {error}"));
+        write_part(&file, "operations", &text);
     }
 }
 
@@ -110,30 +107,14 @@ fn memory(node: &Node, measured: &mut Measured) {
 }
 
 fn report([ours, theirs]: &[Measured; 2]) -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let after = |text: String, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key)).map(str::to_string).unwrap_or_default();
-        line.split_once(':').map(|(_, value)| value.trim().to_string()).unwrap_or_default()
-    };
-    let processor = after(read("/proc/cpuinfo"), "model name");
-    let memory = after(read("/proc/meminfo"), "MemTotal");
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let cgroups =
-        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
-    let runc = run(command(tool("runc")).arg("--version")).ok();
-    let containerd = run(command(tool("containerd")).arg("--version")).ok();
     format!(
-        "# Performance\n\nWritten by `make bench WRITE=docs/performance.md`. The same operations, one at a time with 40 ms of \
+        "## Operations\n\nWritten by `make bench WRITE=docs/performance.md`. The same operations, one at a time with 40 ms of \
          idle before each\n(back to back they would look 10 ms better than any node sees them), in turns on Gantline and on \
          containerd,\nwith the same runc, the same CNI plugins (Debian's bridge with ipMasq, host-local, portmap), each with \
          its own registry\nof the same content. {ROUNDS} of each. PullImage: an image of four layers and 6 MB, three of \
          them on the node already. Throughput: a gibibyte through each kind of session, by a client that does nothing but\n\
-         read; medians of {STREAM_ROUNDS}.\n\nMachine: {cores} × {processor}, {memory} of memory, kernel {}, cgroup {cgroups}. \
-         {}, {}.\n\n{}",
-        kernel.trim(),
-        runc.lines().next().unwrap_or_default(),
-        containerd.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+         read; medians of {STREAM_ROUNDS}.\n\n{}\n\n{}",
+        machine(),
         table(ours, theirs, "containerd", PODS),
     )
 }

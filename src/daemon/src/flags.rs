@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::layers::Override;
 
+/// What the service starts itself with to look at paths that may hang.
+pub(crate) const LOOK_AT_PATHS: &str = "look-at-paths";
+
 /// A Kubernetes container runtime: serves the Container Runtime Interface to a kubelet, and to crictl.
 #[derive(Debug, Parser)]
 #[command(name = "gantline", version, max_term_width = 100)]
@@ -79,6 +82,9 @@ pub(crate) enum Command {
     Status(Output),
     /// Print the version
     Version(Output),
+    /// Answer the service's questions about paths that may hang
+    #[command(name = LOOK_AT_PATHS, hide = true)]
+    LookAtPaths,
 }
 
 /// What to do with the configuration.

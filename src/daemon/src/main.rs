@@ -47,6 +47,7 @@ fn run(flags: Flags) -> Exit {
         Command::Pull(pull) => commands::transfer::pull(pull, common),
         Command::Import(import) => commands::transfer::import(import, common),
         Command::Status(output) => commands::status::run(output.output, common),
+        Command::LookAtPaths => commands::look::run(),
         Command::Version(output) => commands::version::run(output.output),
     }
 }

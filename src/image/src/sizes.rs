@@ -1,6 +1,7 @@
-//! How large each writable layer is: answered from memory, measured in the background.
+//! How large each writable layer is. Where the file system counts what its projects take (project quotas), each layer
+//! is a project and the file system is asked; elsewhere sizes are answered from memory and measured in the background.
 //!
-//! One thread walks the layers, a slice of some directory at a time and in turns, and rests nine times as long as it
+//! There one thread walks the layers, a slice of some directory at a time and in turns, and rests nine times as long as it
 //! worked: a layer of a million files costs a tenth of one core while it is looked at, and keeps nobody's answer. How
 //! old a size is stands in its timestamp.
 
@@ -12,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernel::SysError;
 use kernel::clock::now;
+use kernel::{SysError, quota};
 use model::ContainerId;
 
 use crate::snapshot::Usage;
@@ -26,6 +27,9 @@ const REST_FACTOR: u32 = 9;
 const PAUSE_FACTOR: u32 = 20;
 /// A layer that does not change is looked at this much more rarely at most.
 const UNCHANGED_FACTOR_MAX: u32 = 3;
+
+/// Layers' projects have numbers from here on, far from those that people and the kubelet choose.
+const PROJECTS_FROM: u32 = 0x4000_0000;
 
 /// The sizes of all writable layers.
 pub(crate) struct Sizes {
@@ -43,12 +47,16 @@ struct Shared {
 #[derive(Default)]
 struct State {
     layers: HashMap<ContainerId, Layer>,
+    /// The highest number of a project that was given to a layer.
+    last_project: Option<u32>,
     walker_runs: bool,
     ended: bool,
 }
 
 struct Layer {
     directory: PathBuf,
+    /// Whom the file system counts it as; such a layer is never walked.
+    project: Option<u32>,
     known: Option<Usage>,
     due: Instant,
     /// In periods.
@@ -76,14 +84,34 @@ impl Sizes {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A layer is there. One that was made just now is small, and its size is known at once.
+    /// Makes an empty directory a project of its own, where the file system counts projects: what is made in it from
+    /// now on is counted. Where that fails the layer is walked.
+    pub(crate) fn count(&self, directory: &Path) {
+        if !quota::counts_projects(directory) || project_of(directory).is_some() {
+            return;
+        }
+        let project = {
+            let mut state = self.shared.lock();
+            let next = state.last_project.and_then(|last| last.checked_add(1)).unwrap_or(PROJECTS_FROM);
+            state.last_project = Some(next);
+            next
+        };
+        if let Err(error) = quota::set_project(directory, project) {
+            tracing::debug!(error = %model::chain(&error), "a writable layer is walked");
+        }
+    }
+
+    /// A layer is there: `directory`, in one that [`Sizes::count`] was told of. One that was made just now is small, and
+    /// its size is known at once.
     pub(crate) fn enter(&self, container: &ContainerId, directory: &Path, fresh: bool) {
-        let known = if fresh { measure(directory).ok() } else { None };
+        let project = project_of(directory);
+        let known = if fresh && project.is_none() { measure(directory).ok() } else { None };
         let due = Instant::now() + if fresh { self.shared.period } else { Duration::ZERO };
-        let layer = Layer { directory: directory.to_owned(), known, due, interval: 1, walk: None };
+        let layer = Layer { directory: directory.to_owned(), project, known, due, interval: 1, walk: None };
         let mut state = self.shared.lock();
+        state.last_project = state.last_project.max(project);
         state.layers.insert(container.clone(), layer);
-        if !state.walker_runs {
+        if !state.walker_runs && project.is_none() {
             let shared = Arc::clone(&self.shared);
             let walker = thread::Builder::new().name("layer sizes".to_owned());
             match walker.spawn(move || shared.walk()) {
@@ -102,14 +130,30 @@ impl Sizes {
 
     /// What a layer took when it was last looked at; `None` before that, and of an unknown one.
     pub(crate) fn of(&self, container: &ContainerId) -> Option<Usage> {
-        self.shared.lock().layers.get(container)?.known
+        let (directory, project) = {
+            let state = self.shared.lock();
+            let layer = state.layers.get(container)?;
+            match layer.project {
+                None => return layer.known,
+                Some(project) => (layer.directory.clone(), project),
+            }
+        };
+        counted(&directory, project)
     }
 
     /// What all layers take together, by the oldest of their sizes.
     pub(crate) fn total(&self) -> Usage {
-        let state = self.shared.lock();
+        let layers: Vec<_> = {
+            let state = self.shared.lock();
+            let asked = |layer: &Layer| layer.project.map(|project| (layer.directory.clone(), project));
+            state.layers.values().map(|layer| (asked(layer), layer.known)).collect()
+        };
+        let known = |(asked, known): (Option<(PathBuf, u32)>, _)| match asked {
+            Some((directory, project)) => counted(&directory, project),
+            None => known,
+        };
         let mut total = Usage { bytes: 0, inodes: 0, at: now() };
-        for known in state.layers.values().filter_map(|layer| layer.known) {
+        for known in layers.into_iter().filter_map(known) {
             total.bytes = total.bytes.saturating_add(known.bytes);
             total.inodes = total.inodes.saturating_add(known.inodes);
             total.at = total.at.min(known.at);
@@ -153,7 +197,7 @@ impl Shared {
     fn take_due(&self) -> Option<(ContainerId, Walk)> {
         let mut state = self.lock();
         let time = Instant::now();
-        let due = state.layers.iter_mut().filter(|(_, layer)| layer.due <= time);
+        let due = state.layers.iter_mut().filter(|(_, layer)| layer.project.is_none() && layer.due <= time);
         let (container, layer) = due.min_by_key(|(_, layer)| layer.due)?;
         // Those who wait longer come first, also when this slice ends before the tree does.
         layer.due = time;
@@ -187,7 +231,8 @@ impl Shared {
         let mut state = self.lock();
         loop {
             let time = Instant::now();
-            let due = state.layers.values().map(|layer| layer.due).min();
+            let walked = state.layers.values().filter(|layer| layer.project.is_none());
+            let due = walked.map(|layer| layer.due).min();
             let wake = due.map(|due| due.max(rested));
             match wake {
                 _ if state.ended => return true,
@@ -200,6 +245,19 @@ impl Shared {
             }
         }
     }
+}
+
+/// The project that a layer was given.
+fn project_of(directory: &Path) -> Option<u32> {
+    quota::project(directory).ok().filter(|project| *project >= PROJECTS_FROM)
+}
+
+/// What the file system counted of a project.
+fn counted(directory: &Path, project: u32) -> Option<Usage> {
+    let used = quota::usage(directory, project);
+    let used =
+        used.inspect_err(|e| tracing::debug!(error = %model::chain(e), "a writable layer's size")).ok()?;
+    Some(Usage { bytes: used.bytes, inodes: used.inodes, at: now() })
 }
 
 /// What a small tree takes, now.

@@ -52,8 +52,14 @@ pub const IMAGE_LAYERS_MAX: usize = 500;
 pub const PULL_STALL_MAX: Duration = Duration::from_secs(60);
 /// An image's /etc/passwd or /etc/group, bytes.
 pub const ACCOUNT_FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long the file system of a path of the host's may take to answer before the request is given up.
+pub const HOST_PATH_MAX: Duration = Duration::from_secs(15);
+/// Look-ups of paths that may hang at once: processes that a dead file system holds, which no signal ends.
+pub const HOST_PATHS_HANGING_MAX: usize = 16;
 /// A seccomp profile of the node's, bytes.
 pub const SECCOMP_PROFILE_BYTES_MAX: usize = 1024 * 1024;
+/// Compiled seccomp filters that are kept for execs.
+pub const SECCOMP_FILTERS_MAX: usize = 64;
 
 const _: () = assert!(EXEC_SYNC_OUTPUT_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(LOG_LINE_BYTES_DEFAULT < SHIM_FRAME_BYTES_MAX);

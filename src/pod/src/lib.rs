@@ -7,12 +7,15 @@
 mod bundle;
 mod cgroups;
 mod config;
+mod defined_volumes;
 mod driver;
 mod ending;
 mod error;
 mod events;
 mod exec;
+mod filters;
 mod host;
+mod host_paths;
 mod image_volumes;
 mod index;
 mod info;
@@ -30,9 +33,11 @@ mod systemd;
 mod usage;
 mod user_namespace;
 
-pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
+pub use config::{CgroupDriver, ContainerDefaults, ExecBy, Kind, OciHandler, PodsConfig, PrivilegedDevices};
+pub use defined_volumes::DefinedVolume;
 pub use error::PodError;
 pub use events::{Event, EventKind, Events, NoMoreEvents, Subscription};
 pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};
+pub use host_paths::serve as serve_host_paths;
 pub use pods::{Pods, Rooms};
 pub use state::{ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User};

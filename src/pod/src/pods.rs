@@ -23,6 +23,7 @@ use crate::config::PodsConfig;
 use crate::driver::{Driver, Handle, Host, Outcome, Request};
 use crate::error::{Cause, PodError};
 use crate::events::{Events, Subscription};
+use crate::filters::Filters;
 use crate::host;
 use crate::index::Index;
 use crate::meter::Meter;
@@ -55,6 +56,7 @@ pub struct Rooms {
 pub struct Pods {
     pub(crate) host: Arc<Host>,
     recovered: watch::Receiver<bool>,
+    pub(crate) filters: Filters,
 }
 
 impl Pods {
@@ -97,7 +99,7 @@ impl Pods {
             log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
         });
         let (done, recovered) = watch::channel(false);
-        let pods = Self { host: Arc::clone(&host), recovered };
+        let pods = Self { host: Arc::clone(&host), recovered, filters: Filters::default() };
         let waits = enter_found(&host, found.pods, found.containers);
         usage::keep_sampling(&host);
         tokio::spawn(async move {
@@ -243,6 +245,15 @@ impl Pods {
         attempt: &'static str,
         id: &str,
     ) -> Result<(ContainerStatus, Shim), PodError> {
+        self.running_with_handler(attempt, id).map(|(status, shim, _)| (status, shim))
+    }
+
+    /// As [`Self::running`], with the name of its runtime handler.
+    pub(crate) fn running_with_handler(
+        &self,
+        attempt: &'static str,
+        id: &str,
+    ) -> Result<(ContainerStatus, Shim, String), PodError> {
         let (status, handle) = self.container_with_pod(id)?;
         if !matches!(status.phase, ContainerPhase::Running { .. }) {
             let state = status.phase.word();
@@ -250,7 +261,7 @@ impl Pods {
         }
         let no_shim = || PodError::PodState { attempt, pod: handle.id.clone(), state: "without a shim" };
         let shim = handle.shim().ok_or_else(no_shim)?;
-        Ok((status, shim))
+        Ok((status, shim, handle.view().pod.handler.clone()))
     }
 
     /// Every container, by creation, then id.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use model::{ContainerConfig, ContainerId, PodConfig, PodId};
 
+use crate::defined_volumes::DefinedVolume;
+
 mod annotations;
 mod capabilities;
 pub mod cgroups_path;
@@ -16,13 +18,14 @@ mod devices;
 mod error;
 mod exec;
 mod host;
+pub mod id_maps;
 mod mounts;
 mod namespaces;
 pub mod oci;
 pub mod prepare;
 mod process;
 mod resources;
-mod seccomp;
+pub(crate) mod seccomp;
 mod security;
 mod user;
 
@@ -62,6 +65,8 @@ pub struct SpecInput<'a> {
     pub namespaces: &'a NamespacePaths,
     /// From [`prepare::mounts`]: one for each of the container's mounts, in their order.
     pub mounts: &'a [PreparedMount],
+    /// The volumes that its image asks for.
+    pub volumes: &'a [DefinedVolume],
     /// From [`prepare::devices`].
     pub devices: &'a [PreparedDevice],
     /// The bytes of the Localhost seccomp profile, from [`read_localhost`]; `None` for every other profile.
@@ -72,6 +77,10 @@ pub struct SpecInput<'a> {
     pub host: &'a HostFacts,
     /// What the OCI runtime can do.
     pub handler: HandlerCan,
+    /// Whether the device controller allows it every device.
+    pub all_devices: bool,
+    /// Whether an unprivileged container's /sys/fs/cgroup is writable.
+    pub cgroup_writable: bool,
     /// What the node's configuration says.
     pub defaults: &'a Defaults,
 }
@@ -141,8 +150,6 @@ pub struct Defaults {
     pub rlimits: Vec<oci::Rlimit>,
     /// Tasks a container may have; `None`: unlimited.
     pub pids_limit: Option<u64>,
-    /// Whether an unprivileged container's /sys/fs/cgroup is writable.
-    pub cgroup_writable: bool,
     /// Directories of the service's own: a mount that holds one of them receives unmounts even if it is private,
     /// so that no container keeps another's root file system busy.
     pub own_directories: Vec<PathBuf>,
@@ -155,7 +162,6 @@ impl Default for Defaults {
             seccomp_unset: SeccompDefault::Unconfined,
             rlimits: Vec::new(),
             pids_limit: None,
-            cgroup_writable: false,
             own_directories: Vec::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod config;
+pub(crate) mod look;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod transfer;

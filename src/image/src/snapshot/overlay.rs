@@ -1,4 +1,4 @@
-//! [`Snapshots`] on overlayfs: writable layers in `<root>/containers/<id>/{upper,work}`.
+//! [`Snapshots`] on overlayfs: writable layers in `<root>/containers/<id>/{upper,work}`, volumes beside them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -123,6 +123,8 @@ impl Overlay {
     ) -> Result<(), SysError> {
         let dir = self.dir(container);
         let upper = dir.join("upper");
+        make_dir(&dir)?;
+        self.shared.sizes.count(&dir);
         make_dir(&upper)?;
         make_dir(&dir.join("work"))?;
         // The mount's root has the upper directory's owner and mode: give it what the topmost layer says
@@ -223,6 +225,10 @@ impl Snapshots for Overlay {
 
     fn upper(&self, container: &ContainerId) -> PathBuf {
         self.dir(container).join("upper")
+    }
+
+    fn volumes(&self, container: &ContainerId) -> PathBuf {
+        self.dir(container).join("volumes")
     }
 
     fn containers(&self) -> Vec<ContainerId> {

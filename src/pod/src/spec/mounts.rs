@@ -19,6 +19,13 @@ const TTY_GROUP: u32 = 5;
 pub(super) fn mounts(input: &SpecInput<'_>) -> Result<(Vec<Mount>, Option<String>), SpecError> {
     let asked = asked(input)?;
     let mut mounts: Vec<Mount> = file_systems(input).into_iter().chain(files(input)?).collect();
+    for volume in input.volumes {
+        // What every container has at a path is not for an image to take away.
+        if !mounts.iter().any(|ours| ours.destination == volume.container_path) {
+            let destination = volume.container_path.to_string_lossy();
+            mounts.push(mount(&destination, "bind", &volume.source, "rbind,rprivate"));
+        }
+    }
     mounts.retain(|ours| {
         !asked.iter().any(|mount| {
             ours.destination == mount.destination
@@ -50,7 +57,7 @@ fn file_systems(input: &SpecInput<'_>) -> Vec<Mount> {
     let privileged = input.container.security.privileged;
     let rro = input.host.recursive_read_only && input.handler.recursive_read_only;
     let sys = if privileged { "rw" } else { "ro" };
-    let cgroup = if privileged || input.defaults.cgroup_writable { "rw" } else { "ro" };
+    let cgroup = if privileged || input.cgroup_writable { "rw" } else { "ro" };
     let own_user = input.pod.security.namespaces.own_user();
     // A group that the pod's user namespace does not know cannot own terminals.
     let terminals = match own_user.is_none_or(|own| host_id(&own.gids, TTY_GROUP).is_some()) {
@@ -147,12 +154,15 @@ fn one(
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    let access = match (asked.recursive_read_only, asked.readonly || image) {
+    let kept = |flag: &str| prepared.kept.contains(&flag);
+    let mut options = vec!["rbind".to_owned(), propagation.to_owned()];
+    let access = match (asked.recursive_read_only, asked.readonly || image || kept("ro")) {
         (true, _) => "rro",
         (false, true) => "ro",
         (false, false) => "rw",
     };
-    let mut options = vec!["rbind".to_owned(), propagation.to_owned(), access.to_owned()];
+    options.push(access.to_owned());
+    options.extend(prepared.kept.iter().filter(|flag| **flag != "ro").map(|flag| (*flag).to_owned()));
     if image {
         // As its view is: the runtime's remount would take away what it does not name.
         options.extend(["nosuid", "nodev", "noexec"].map(str::to_owned));

@@ -305,7 +305,7 @@ pub struct HugepageLimit {
 
 /// A system call filter. Unknown fields are refused: a profile that means more than we know would be weaker here
 /// than its author thinks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Seccomp {
     /// For calls that no rule matches.
@@ -331,7 +331,7 @@ pub struct Seccomp {
 }
 
 /// One rule for some system calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Syscall {
     /// By name.
@@ -347,7 +347,7 @@ pub struct Syscall {
 }
 
 /// A condition on one argument.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SyscallArg {
     /// 0 to 5.

@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use model::{MandatoryProfile, limits};
 use serde::Deserialize;
 
+pub(crate) mod compile;
+mod enosys;
+
 use super::oci::{Capabilities, Seccomp, Syscall, SyscallArg};
 use super::{SpecError, SpecInput};
 

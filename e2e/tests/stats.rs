@@ -1,0 +1,556 @@
+//! Statistics and metrics of pods: what our RPCs tell is what the kernel's own files say, under load and at rest; and
+//! nothing that is wrong with one pod costs another its numbers.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use api::v1;
+use e2e::{Container, Node, Pod, eventually};
+
+const MIB: i64 = 1 << 20;
+const SECOND: u64 = 1_000_000_000;
+
+/// A counter in a cgroup file, and where our RPCs tell it.
+struct Counted {
+    controller: &'static str,
+    file: &'static str,
+    /// The line's first word; empty: the file is a number.
+    key: &'static str,
+    /// What one of the file is in the RPC's unit.
+    scale: u64,
+    stat: Option<fn(&v1::ContainerStats) -> Option<v1::UInt64Value>>,
+    /// The metric, its own labels, and what one of it is in the RPC's unit.
+    metric: Option<(&'static str, &'static [&'static str], u64)>,
+}
+
+const fn row(controller: &'static str, file: &'static str, key: &'static str) -> Counted {
+    Counted { controller, file, key, scale: 1, stat: None, metric: None }
+}
+
+impl Counted {
+    const fn scale(mut self, scale: u64) -> Self {
+        self.scale = scale;
+        self
+    }
+
+    const fn stat(mut self, stat: fn(&v1::ContainerStats) -> Option<v1::UInt64Value>) -> Self {
+        self.stat = Some(stat);
+        self
+    }
+
+    const fn metric(mut self, name: &'static str, own: &'static [&'static str]) -> Self {
+        self.metric = Some((name, own, 1));
+        self
+    }
+
+    const fn seconds(mut self, name: &'static str, own: &'static [&'static str]) -> Self {
+        self.metric = Some((name, own, SECOND));
+        self
+    }
+
+    /// What the kernel says now.
+    fn read(&self, pid: u32) -> u64 {
+        let text = fs::read_to_string(group(pid, self.controller).join(self.file)).unwrap();
+        let number = match self.key {
+            "" => text.trim().to_owned(),
+            key => {
+                let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+                line.unwrap_or("0").to_owned()
+            }
+        };
+        number.parse::<u64>().unwrap() * self.scale
+    }
+}
+
+fn cpu(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
+    stats.cpu.as_ref()?.usage_core_nano_seconds
+}
+
+fn memory(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
+    stats.memory.as_ref()?.usage_bytes
+}
+
+fn rss(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
+    stats.memory.as_ref()?.rss_bytes
+}
+
+fn faults(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
+    stats.memory.as_ref()?.page_faults
+}
+
+fn major_faults(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
+    stats.memory.as_ref()?.major_page_faults
+}
+
+fn counted() -> Vec<Counted> {
+    if v2() {
+        let stat = |key| row("memory", "memory.stat", key);
+        return vec![
+            row("cpu", "cpu.stat", "usage_usec")
+                .scale(1000)
+                .stat(cpu)
+                .seconds("container_cpu_usage_seconds_total", &["total"]),
+            row("cpu", "cpu.stat", "user_usec").scale(1000).seconds("container_cpu_user_seconds_total", &[]),
+            row("cpu", "cpu.stat", "system_usec")
+                .scale(1000)
+                .seconds("container_cpu_system_seconds_total", &[]),
+            row("cpu", "cpu.stat", "nr_periods").metric("container_cpu_cfs_periods_total", &[]),
+            row("cpu", "cpu.stat", "nr_throttled").metric("container_cpu_cfs_throttled_periods_total", &[]),
+            row("memory", "memory.current", "").stat(memory).metric("container_memory_usage_bytes", &[]),
+            row("memory", "memory.peak", "").metric("container_memory_max_usage_bytes", &[]),
+            row("memory", "memory.max", "").metric("container_spec_memory_limit_bytes", &[]),
+            row("memory", "memory.events", "max").metric("container_memory_failcnt", &[]),
+            row("memory", "memory.events", "oom_kill").metric("container_oom_events_total", &[]),
+            stat("anon").stat(rss).metric("container_memory_rss", &[]),
+            stat("file").metric("container_memory_cache", &[]),
+            stat("file_mapped").metric("container_memory_mapped_file", &[]),
+            stat("kernel").metric("container_memory_kernel_usage", &[]),
+            stat("active_file").metric("container_memory_total_active_file_bytes", &[]),
+            stat("inactive_file").metric("container_memory_total_inactive_file_bytes", &[]),
+            stat("pgfault").stat(faults).metric("container_memory_failures_total", &["pgfault", "hierarchy"]),
+            stat("pgmajfault")
+                .stat(major_faults)
+                .metric("container_memory_failures_total", &["pgmajfault", "container"]),
+            row("pids", "pids.current", "").metric("container_threads", &[]),
+        ];
+    }
+    let stat = |key| row("memory", "memory.stat", key);
+    vec![
+        row("cpuacct", "cpuacct.usage", "")
+            .stat(cpu)
+            .seconds("container_cpu_usage_seconds_total", &["total"]),
+        row("cpuacct", "cpuacct.usage_user", "").seconds("container_cpu_user_seconds_total", &[]),
+        row("cpuacct", "cpuacct.usage_sys", "").seconds("container_cpu_system_seconds_total", &[]),
+        row("cpu", "cpu.stat", "nr_periods").metric("container_cpu_cfs_periods_total", &[]),
+        row("cpu", "cpu.stat", "nr_throttled").metric("container_cpu_cfs_throttled_periods_total", &[]),
+        row("cpu", "cpu.stat", "throttled_time").seconds("container_cpu_cfs_throttled_seconds_total", &[]),
+        row("memory", "memory.usage_in_bytes", "").stat(memory).metric("container_memory_usage_bytes", &[]),
+        row("memory", "memory.max_usage_in_bytes", "").metric("container_memory_max_usage_bytes", &[]),
+        row("memory", "memory.limit_in_bytes", "").metric("container_spec_memory_limit_bytes", &[]),
+        row("memory", "memory.failcnt", "").metric("container_memory_failcnt", &[]),
+        row("memory", "memory.oom_control", "oom_kill").metric("container_oom_events_total", &[]),
+        row("memory", "memory.kmem.usage_in_bytes", "").metric("container_memory_kernel_usage", &[]),
+        stat("total_rss").stat(rss).metric("container_memory_rss", &[]),
+        stat("total_cache").metric("container_memory_cache", &[]),
+        stat("total_mapped_file").metric("container_memory_mapped_file", &[]),
+        stat("total_active_file").metric("container_memory_total_active_file_bytes", &[]),
+        stat("total_inactive_file").metric("container_memory_total_inactive_file_bytes", &[]),
+        stat("total_pgfault")
+            .stat(faults)
+            .metric("container_memory_failures_total", &["pgfault", "hierarchy"]),
+        stat("total_pgmajfault")
+            .stat(major_faults)
+            .metric("container_memory_failures_total", &["pgmajfault", "hierarchy"]),
+        stat("pgfault").metric("container_memory_failures_total", &["pgfault", "container"]),
+        row("pids", "pids.current", "").metric("container_threads", &[]),
+    ]
+}
+
+fn v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// A process's cgroup under a controller, by the kernel's word.
+fn group(pid: u32, controller: &str) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = |line: &str| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let ours =
+            if v2() { controllers.is_empty() } else { controllers.split(',').any(|name| name == controller) };
+        ours.then(|| path.trim_start_matches('/').to_owned())
+    };
+    let path = text.lines().find_map(path).unwrap_or_else(|| panic!("no {controller} in {text}"));
+    let root =
+        if v2() { PathBuf::from("/sys/fs/cgroup") } else { Path::new("/sys/fs/cgroup").join(controller) };
+    root.join(path)
+}
+
+/// A pod in a cgroup of its own, as the kubelet asks for it.
+fn pod<'n>(node: &'n Node, name: &str) -> Pod<'n> {
+    let builder = node.pod(name);
+    let parent = node.machine.cgroup_parent_of(&builder.config.metadata.as_ref().unwrap().uid);
+    builder.with(|config| config.linux.as_mut().unwrap().cgroup_parent = parent).run()
+}
+
+fn stats(node: &Node, container: &Container<'_>) -> v1::ContainerStats {
+    let request = v1::ContainerStatsRequest { container_id: container.id.clone() };
+    node.cri().container_stats(request).expect("ContainerStats").stats.expect("stats")
+}
+
+fn pod_stats(node: &Node, pod: &Pod<'_>) -> v1::LinuxPodSandboxStats {
+    let request = v1::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
+    node.cri().pod_sandbox_stats(request).expect("PodSandboxStats").stats.unwrap().linux.unwrap()
+}
+
+/// The metrics of a pod, by pod or container id, name and own labels.
+type Told = BTreeMap<(String, String, Vec<String>), u64>;
+
+fn metrics(node: &Node) -> Told {
+    let pods =
+        node.cri().list_pod_sandbox_metrics(Default::default()).expect("ListPodSandboxMetrics").pod_metrics;
+    let mut told = Told::new();
+    for pod in pods {
+        let own = (pod.pod_sandbox_id, pod.metrics);
+        let containers = pod.container_metrics.into_iter().map(|c| (c.container_id, c.metrics));
+        for (id, metrics) in std::iter::once(own).chain(containers) {
+            for metric in metrics {
+                assert!(metric.timestamp > 0, "{metric:?}");
+                let labels = metric.label_values[6..].to_vec();
+                let before = told.insert((id.clone(), metric.name, labels), metric.value.unwrap().value);
+                assert!(before.is_none(), "told twice");
+            }
+        }
+    }
+    told
+}
+
+fn value(told: &Told, id: &str, name: &str, own: &[&str]) -> u64 {
+    let key = (id.to_owned(), name.to_owned(), own.iter().map(|label| label.to_string()).collect());
+    *told.get(&key).unwrap_or_else(|| panic!("no {name} {own:?}"))
+}
+
+/// Every counter, told between two looks at the kernel's file: not below the first, not above the second.
+#[track_caller]
+fn agree(node: &Node, container: &Container<'_>, pid: u32) {
+    let rows = counted();
+    let read = || rows.iter().map(|row| row.read(pid)).collect::<Vec<_>>();
+    let between =
+        |told: &dyn Fn(usize) -> Option<u64>, before: &[u64], after: &[u64], unit: &dyn Fn(usize) -> u64| {
+            for (place, row) in rows.iter().enumerate() {
+                let Some(told) = told(place) else { continue };
+                // Rounded to the RPC's unit, half of one up.
+                let round = |value: u64| (value + unit(place) / 2) / unit(place);
+                let (low, high) =
+                    (round(before[place].min(after[place])), round(before[place].max(after[place])));
+                // Gauges may go up and down between the looks; the kernel writes memory.stat up when it likes.
+                let slack = if row.file.starts_with("memory") { low / 20 + 512 * 1024 } else { 0 };
+                let name = format!("{} {} {:?}", row.file, row.key, row.metric);
+                assert!(told + slack >= low && told <= high + slack, "{name}: {low} ≤ {told} ≤ {high}");
+            }
+        };
+    let before = read();
+    let told = stats(node, container);
+    let after = read();
+    between(&|place| rows[place].stat.map(|stat| stat(&told).unwrap().value), &before, &after, &|_| 1);
+    let before = read();
+    let told = metrics(node);
+    let after = read();
+    let metric = |place: usize| {
+        let (name, own, _) = rows[place].metric?;
+        Some(value(&told, &container.id, name, own))
+    };
+    between(&metric, &before, &after, &|place| rows[place].metric.map_or(1, |(_, _, unit)| unit));
+}
+
+#[test]
+fn stats_and_metrics_are_what_the_kernels_files_say() {
+    let node = Node::start();
+    let pod = pod(&node, "loaded");
+    // CPU, memory, disk and network; after `go` has been seen it rests.
+    let load = r#"
+        head -c 8000000 /dev/zero > /dev/shm/held
+        dd if=/dev/zero of=/data bs=1M count=8 conv=fsync 2>/dev/null
+        gateway=$(ip route | sed -n 's/^default via \([^ ]*\).*/\1/p')
+        i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo hello > /dev/null; echo hello | nc -u -w 1 "$gateway" 9 & done
+        echo loaded
+        while [ ! -e /stop ]; do head -c 3000000 /dev/zero | md5sum > /last; done
+        wait; sync; echo rests
+        exec sleep 100000"#;
+    let container = pod.container("loaded").sh(load).resources(|limits| {
+        limits.memory_limit_in_bytes = 64 * MIB;
+        limits.cpu_period = 100_000;
+        limits.cpu_quota = 50_000;
+        limits.cpu_shares = 512;
+    });
+    let container = container.start();
+    let pid = container.pid();
+    container.logs("loaded");
+    for _ in 0..5 {
+        agree(&node, &container, pid);
+    }
+    let busy = stats(&node, &container).cpu.unwrap();
+    let cores = busy.usage_nano_cores.expect("a rate").value;
+    // Half a core is allowed; what else the machine does may leave it less.
+    assert!((10_000_000..750_000_000).contains(&cores), "{cores} nanocores");
+
+    container.sh("touch /stop");
+    container.logs("rests");
+    // The kernel writes memory.stat up every two seconds.
+    std::thread::sleep(Duration::from_secs(3));
+    agree(&node, &container, pid);
+
+    // At rest everything is exact.
+    let read = |controller: &str, file: &str| fs::read_to_string(group(pid, controller).join(file)).unwrap();
+    let number = |controller: &str, file: &str| read(controller, file).trim().parse::<u64>().unwrap();
+    let usage_file = if v2() { "memory.current" } else { "memory.usage_in_bytes" };
+    let inactive = if v2() { "inactive_file " } else { "total_inactive_file " };
+    let same = || {
+        let used = number("memory", usage_file);
+        let inactive =
+            read("memory", "memory.stat").lines().find_map(|l| l.strip_prefix(inactive)?.parse().ok());
+        let expect: u64 = used - inactive.unwrap_or(0u64);
+        let memory = stats(&node, &container).memory.unwrap();
+        let told = (memory.usage_bytes.unwrap().value, memory.working_set_bytes.unwrap().value);
+        if told == (used, expect) { Ok(memory) } else { Err(format!("{told:?}, not {:?}", (used, expect))) }
+    };
+    let memory = eventually("memory is told exactly", Duration::from_secs(10), same);
+    let available = memory.available_bytes.unwrap().value;
+    assert_eq!(available, 64 * MIB as u64 - memory.working_set_bytes.unwrap().value);
+    assert!(memory.usage_bytes.unwrap().value >= 8_000_000, "/dev/shm is the container's memory");
+    let whole = stats(&node, &container);
+    assert!(whole.swap.is_some() && whole.io.is_some());
+    assert_eq!(whole.cpu.unwrap().psi.is_some(), v2(), "pressure is told where the kernel does");
+
+    // The writable layer: eight megabytes and what else is there.
+    let layer = eventually("the layer is measured", Duration::from_secs(40), || {
+        let layer = stats(&node, &container).writable_layer.unwrap_or_default();
+        let bytes = layer.used_bytes.unwrap_or_default().value;
+        if bytes >= 8 << 20 { Ok(layer) } else { Err(format!("{bytes} bytes")) }
+    });
+    assert!(layer.used_bytes.unwrap().value < 12 << 20 && layer.inodes_used.unwrap().value >= 4, "{layer:?}");
+    let told = metrics(&node);
+    let id = container.id.as_str();
+    let disk: BTreeSet<&String> = told
+        .keys()
+        .filter(|(_, name, _)| name == "container_fs_usage_bytes")
+        .map(|(_, _, own)| &own[0])
+        .collect();
+    let [device] = disk.into_iter().collect::<Vec<_>>()[..] else { panic!("one disk") };
+    assert_eq!(value(&told, id, "container_fs_usage_bytes", &[device]), layer.used_bytes.unwrap().value);
+    let about = rustix::fs::statvfs(&node.config.root).unwrap();
+    assert_eq!(value(&told, id, "container_fs_limit_bytes", &[device]), about.f_blocks * about.f_frsize);
+    assert_eq!(value(&told, id, "container_fs_inodes_total", &[device]), about.f_files);
+
+    // Block I/O by device, wherever the kernel counts it.
+    let file = if v2() { ("io", "io.stat") } else { ("blkio", "blkio.throttle.io_service_bytes_recursive") };
+    for line in read(file.0, file.1).lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let written = match words[..] {
+            [device, "Write", bytes] => Some((device, bytes)),
+            [device, ..] if v2() => {
+                words.iter().find_map(|word| word.strip_prefix("wbytes=")).map(|b| (device, b))
+            }
+            _ => None,
+        };
+        let Some((numbers, bytes)) = written else { continue };
+        let (major, minor) = numbers.split_once(':').unwrap();
+        let found = told.iter().find(|((of, name, own), _)| {
+            of == id && name == "container_blkio_device_usage_total" && own[1..] == [major, minor, "Write"]
+        });
+        let ((_, _, own), moved) = found.unwrap_or_else(|| panic!("nothing of {line}"));
+        assert_eq!(*moved, bytes.parse::<u64>().unwrap(), "{line}");
+        assert_eq!(value(&told, id, "container_fs_writes_bytes_total", &[&own[0]]), *moved);
+    }
+
+    // Processes and their files: one shell's child that sleeps.
+    assert_eq!(value(&told, id, "container_processes", &[]), 1);
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
+    assert_eq!(value(&told, id, "container_file_descriptors", &[]), descriptors);
+    assert_eq!(value(&told, id, "container_sockets", &[]), 0);
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let files =
+        limits.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()).unwrap();
+    assert_eq!(
+        value(&told, id, "container_ulimits_soft", &["max_open_files"]),
+        files.parse::<u64>().unwrap()
+    );
+    for (name, expect) in [("period", 100_000), ("quota", 50_000), ("shares", 512)] {
+        assert_eq!(value(&told, id, &format!("container_spec_cpu_{name}"), &[]), expect);
+    }
+    let started = container.status().started_at as u64 / SECOND;
+    assert_eq!(value(&told, id, "container_start_time_seconds", &[]), started);
+
+    // The network, by interface; the pod's default is the CNI's.
+    let counters = || fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
+    let of_eth0 = |text: &str| -> Vec<u64> {
+        let line =
+            text.lines().find_map(|line| line.trim().strip_prefix("eth0:").map(str::to_owned)).unwrap();
+        line.split_whitespace().map(|word| word.parse().unwrap()).collect()
+    };
+    let (network, told) = eventually("the network rests", Duration::from_secs(10), || {
+        let before = of_eth0(&counters());
+        let (network, told) = (pod_stats(&node, &pod).network.unwrap(), metrics(&node));
+        if before == of_eth0(&counters()) { Ok((network, told)) } else { Err("it does not".to_owned()) }
+    });
+    let kernel = of_eth0(&counters());
+    assert!(kernel[8] > 0, "something was sent");
+    let default = network.default_interface.unwrap();
+    assert_eq!((default.name.as_str(), network.interfaces.len()), ("eth0", 0));
+    let numbers = [default.rx_bytes, default.rx_errors, default.tx_bytes, default.tx_errors];
+    assert_eq!(numbers.map(|n| n.unwrap().value), [kernel[0], kernel[2], kernel[8], kernel[10]]);
+    for (place, name) in [
+        (0, "receive_bytes"),
+        (1, "receive_packets"),
+        (2, "receive_errors"),
+        (3, "receive_packets_dropped"),
+        (8, "transmit_bytes"),
+        (9, "transmit_packets"),
+        (10, "transmit_errors"),
+        (11, "transmit_packets_dropped"),
+    ] {
+        let name = format!("container_network_{name}_total");
+        assert_eq!(value(&told, &pod.id, &name, &["eth0"]), kernel[place], "{name}");
+    }
+
+    // The pod has what its container has, and its processes.
+    let pods = pod_stats(&node, &pod);
+    let of_container = stats(&node, &container).cpu.unwrap().usage_core_nano_seconds.unwrap().value;
+    assert!(pods.cpu.unwrap().usage_core_nano_seconds.unwrap().value + SECOND / 100 >= of_container);
+    assert!(pods.process.unwrap().process_count.unwrap().value >= 1);
+    assert_eq!(pods.containers.len(), 1);
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn metrics_are_described_labelled_and_told_once() {
+    let node = Node::start();
+    let pods = ["one", "two"].map(|name| pod(&node, name));
+    let image = node.busybox();
+    for pod in &pods {
+        let limited = |limits: &mut v1::LinuxContainerResources| limits.memory_limit_in_bytes = 64 * MIB;
+        pod.container("app").idle().resources(limited).start();
+        pod.container("side").idle().start();
+    }
+    let described = || node.cri().list_metric_descriptors(Default::default()).unwrap().descriptors;
+    let before = described();
+    let keys: BTreeMap<&str, &Vec<String>> =
+        before.iter().map(|d| (d.name.as_str(), &d.label_keys)).collect();
+    assert_eq!(keys.len(), before.len());
+    assert!(
+        before.iter().all(|d| d.label_keys[..6] == ["id", "name", "image", "namespace", "pod", "container"])
+    );
+
+    let told = node.cri().list_pod_sandbox_metrics(Default::default()).unwrap().pod_metrics;
+    assert_eq!(told.len(), 2);
+    let mut series = BTreeSet::new();
+    for (asked, pod) in pods.iter().zip(&told) {
+        assert_eq!((pod.pod_sandbox_id.as_str(), pod.container_metrics.len()), (asked.id.as_str(), 2));
+        let cgroup = &asked.config.linux.as_ref().unwrap().cgroup_parent;
+        let name = &asked.config.metadata.as_ref().unwrap().name;
+        for metric in pod.metrics.iter().chain(pod.container_metrics.iter().flat_map(|c| &c.metrics)) {
+            let keys =
+                keys.get(metric.name.as_str()).unwrap_or_else(|| panic!("{} is not described", metric.name));
+            assert_eq!(keys.len(), metric.label_values.len(), "{metric:?}");
+            assert!(series.insert((metric.name.clone(), metric.label_values.clone())), "{metric:?} twice");
+            assert_eq!(metric.label_values[3..5], ["default".to_owned(), name.clone()]);
+        }
+        let own = &pod.metrics[0].label_values;
+        assert_eq!([&own[1], &own[2], &own[5]], [&asked.id, "", ""]);
+        for container in &pod.container_metrics {
+            let own = &container.metrics[0].label_values;
+            assert!(own[0].contains(&container.container_id), "{own:?}");
+            // systemd's slices have their parents' names in their own.
+            assert!(cgroup.ends_with(".slice") || own[0].starts_with(cgroup.as_str()), "{own:?} in {cgroup}");
+            assert_eq!((own[1].as_str(), own[2].as_str()), (container.container_id.as_str(), image.as_str()));
+            assert!(["app", "side"].contains(&own[5].as_str()));
+        }
+    }
+    // The stream has the same items.
+    let mut client = node.cri().raw();
+    let streamed: Vec<String> = e2e::cri::runtime().block_on(async {
+        let request = v1::StreamPodSandboxMetricsRequest::default();
+        let mut stream = client.stream_pod_sandbox_metrics(request).await.unwrap().into_inner();
+        let mut ids = Vec::new();
+        while let Some(message) = stream.message().await.unwrap() {
+            ids.extend(message.pod_sandbox_metrics.into_iter().map(|pod| pod.pod_sandbox_id));
+        }
+        ids
+    });
+    assert_eq!(streamed, pods.each_ref().map(|pod| pod.id.clone()));
+    node.restart();
+    assert_eq!(described(), before, "static");
+    assert_eq!(metrics(&node).len(), series.len());
+    pods.iter().for_each(Pod::remove);
+    assert!(metrics(&node).is_empty());
+    node.leaves_nothing();
+}
+
+#[test]
+fn what_is_wrong_with_one_pod_costs_no_other_its_numbers() {
+    let node = Node::start();
+    let (good, bad) = (pod(&node, "good"), pod(&node, "bad"));
+    let fine = good.container("fine").idle().start();
+    let ended = good.container("ended").sh("head -c 100000 /dev/zero > /file").start();
+    ended.exit();
+    let running = bad.container("running").idle().start();
+    // Somebody takes the namespace's pin away.
+    let request = v1::PodSandboxStatusRequest { pod_sandbox_id: bad.id.clone(), verbose: true };
+    let info: String = node.cri().pod_sandbox_status(request).unwrap().info.into_values().collect();
+    let pin =
+        info.split('"').find(|word| word.starts_with('/') && word.contains("netns")).expect("its netns");
+    node.machine.sh(&format!("umount -l {pin}"));
+
+    let listed = node.cri().list_pod_sandbox_stats(Default::default()).unwrap().stats;
+    let of = |pod: &Pod<'_>| {
+        let found = listed.iter().find(|stats| stats.attributes.as_ref().unwrap().id == pod.id).unwrap();
+        found.linux.clone().unwrap()
+    };
+    assert!(of(&good).network.is_some() && of(&good).cpu.is_some());
+    assert!(of(&bad).network.is_none() && of(&bad).cpu.is_some(), "what is left of the bad one is told");
+    let told = metrics(&node);
+    let has = |id: &str, name: &str| told.keys().any(|(of, metric, _)| of == id && metric.starts_with(name));
+    assert!(has(&good.id, "container_network") && !has(&bad.id, "container_network"));
+    assert!(has(&running.id, "container_memory") && has(&fine.id, "container_memory"));
+
+    // One that has ended keeps its attributes and its layer; lists are of those that run.
+    let kept = stats(&node, &ended);
+    assert_eq!(kept.attributes.as_ref().unwrap().id, ended.id);
+    assert!(kept.cpu.is_none() && kept.memory.is_none() && kept.writable_layer.is_some());
+    assert!(!has(&ended.id, ""), "it has no metrics");
+    let listed = node.cri().list_container_stats(Default::default()).unwrap().stats;
+    let ids: BTreeSet<&str> = listed.iter().map(|one| one.attributes.as_ref().unwrap().id.as_str()).collect();
+    assert_eq!(ids, BTreeSet::from([fine.id.as_str(), running.id.as_str()]));
+    assert!(of(&good).containers.iter().any(|one| one.attributes.as_ref().unwrap().id == ended.id));
+    // The plugins' DEL wants to see it again.
+    node.machine.sh(&format!("mount --bind /proc/{}/ns/net {pin}", running.pid()));
+    good.remove();
+    bad.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn a_layer_of_many_files_slows_nobody() {
+    const FILES: u64 = 100_000;
+    let node = Node::start();
+    let pod = node.pod("many").run();
+    let (many, few) = (pod.container("many").idle().start(), pod.container("few").idle().start());
+    let upper = node.config.root.join("containers").join(&many.id).join("upper/many");
+    fs::create_dir(&upper).unwrap();
+    for number in 0..FILES {
+        fs::File::create(upper.join(number.to_string())).unwrap();
+    }
+    few.sh("head -c 1000000 /dev/zero > /file");
+    let inodes = |container: &Container<'_>| {
+        stats(&node, container)
+            .writable_layer
+            .and_then(|layer| layer.inodes_used)
+            .map_or(0, |inodes| inodes.value)
+    };
+    let mut slowest = Duration::ZERO;
+    let deadline = Instant::now() + Duration::from_secs(100);
+    while inodes(&many) < FILES {
+        assert!(Instant::now() < deadline, "the large layer is measured at last");
+        let asked = Instant::now();
+        node.cri().list_pod_sandbox_stats(Default::default()).unwrap();
+        slowest = slowest.max(asked.elapsed());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(slowest < Duration::from_secs(1), "an answer took {slowest:?} while the layer was measured");
+    assert!(
+        stats(&node, &few).writable_layer.unwrap().used_bytes.unwrap().value >= 1_000_000,
+        "the small one too"
+    );
+    // Both are in what ImageFsInfo counts.
+    let filesystems = node.cri().image_fs_info(Default::default()).unwrap();
+    let (images, writable) = (&filesystems.image_filesystems[0], &filesystems.container_filesystems[0]);
+    assert_eq!(images.fs_id, writable.fs_id, "one file system");
+    assert!(writable.inodes_used.unwrap().value > FILES && writable.used_bytes != images.used_bytes);
+    assert!(writable.timestamp > 0);
+    pod.remove();
+    node.leaves_nothing();
+}
