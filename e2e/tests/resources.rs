@@ -76,8 +76,67 @@ fn limits_are_told_as_the_kernel_keeps_them_from_the_start_on_and_over_a_restart
     check("after the update");
     node.restart();
     check("after a restart");
-    if !node.machine.sh("ls /sys/kernel/mm/hugepages").contains("2048kB") {
-        println!("not looked at: this kernel has no huge pages of 2 MB");
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn huge_pages_are_limited_by_size() {
+    let node = Node::start();
+    let pod = node.pod("huge").run();
+    let page = |size: &str, limit| v1::HugepageLimit { page_size: size.into(), limit };
+    let refused = pod.container("odd").idle().resources(|limits| {
+        limits.hugepage_limits = vec![page("2MB", 0), page("3MB", 1 << 20)];
+    });
+    node.pull(&node.busybox());
+    let refused = refused.try_create().expect_err("no machine has pages of 3 MB");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("linux.resources.hugepage_limits[1].page_size: "), "{refused}");
+
+    let sizes = node.machine.sh("ls /sys/kernel/mm/hugepages");
+    let can = node.machine.sh("cat /proc/cgroups | grep -c ^hugetlb || true");
+    if !sizes.contains("hugepages-2048kB") || !can.starts_with('1') {
+        println!("skipped: this kernel limits no huge pages of 2 MB");
+        return pod.remove();
+    }
+    let container = pod.container("c").idle().resources(|limits| {
+        limits.hugepage_limits = vec![page("2MB", 4 << 20)];
+        limits.cpuset_mems = "0".into();
+    });
+    let container = container.start();
+    assert_eq!(told(&container).hugepage_limits, [page("2MB", 4 << 20)]);
+    assert_eq!(told(&container).cpuset_mems, "0");
+    let change = v1::LinuxContainerResources {
+        // The kernel counts whole pages.
+        hugepage_limits: vec![page("2MB", (8 << 20) + 5)],
+        ..Default::default()
+    };
+    update(&node, &container, change).unwrap();
+    assert_eq!(told(&container).hugepage_limits, [page("2MB", 8 << 20)]);
+    assert_eq!(told(&container).cpuset_mems, "0");
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
+fn a_memory_limit_that_nothing_starts_with_is_refused_before_anything_happens() {
+    let node = Node::start();
+    let pod = node.pod("least").run();
+    node.pull(&node.busybox());
+    let least = 512 << 10;
+    let of = |bytes: i64| {
+        let container = pod.container(&format!("of-{bytes}")).command(&["sleep", "1000"]);
+        container.resources(|limits| limits.memory_limit_in_bytes = bytes)
+    };
+    let refused = of(least - 1).try_create().expect_err("too little");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("linux.resources.memory_limit_in_bytes: "), "{refused}");
+    assert!(node.containers().is_empty());
+    for bytes in [least, 1 << 20, 2 << 20, 4 << 20, 8 << 20] {
+        let container = of(bytes).create();
+        let started = container.try_start();
+        println!("{bytes}: {:?} {:?}", started, container.status().reason);
+        container.remove();
     }
     pod.remove();
     node.leaves_nothing();
