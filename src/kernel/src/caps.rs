@@ -111,6 +111,11 @@ pub fn rlimit_max(name: &str) -> Option<u64> {
     if has_sys_resource() { None } else { getrlimit(resource).maximum }
 }
 
+/// How many files this process may have open.
+pub fn open_files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// A limit's soft and hard value, lowered to what this process may give.
 pub fn clamp_rlimit(name: &str, soft: u64, hard: u64) -> (u64, u64) {
     let most = rlimit_max(name).unwrap_or(u64::MAX);

@@ -22,6 +22,8 @@ pub(crate) const SAMPLE_PERIOD: Duration = Duration::from_secs(10);
 const WINDOW_WANTED: Duration = Duration::from_secs(1);
 /// The narrowest at all: below it a rate tells more of the scheduler's ticks than of the container.
 const WINDOW_MIN: Duration = Duration::from_millis(100);
+/// Files and directories of one group that stay open, at most: v1's five and eight, v2's eight and one.
+const OPEN_FILES_PER_GROUP: usize = 16;
 const NS_PER_SECOND: u128 = 1_000_000_000;
 
 /// Every group that is measured, by its path.
@@ -136,11 +138,17 @@ impl Meter {
         if let Some(metered) = groups.get(path) {
             return Arc::clone(metered);
         }
-        let keep = groups.len() < CGROUPS_KEPT_OPEN_MAX;
+        let keep = groups.len() < kept_max();
         let reader = Reader::new(group(), keep);
         let metered = Metered { reader, samples: Samples::default(), failing: false };
         Arc::clone(groups.entry(path.to_owned()).or_insert_with(|| Arc::new(Mutex::new(metered))))
     }
+}
+
+/// How many groups' files stay open: those of the service's other work come first.
+fn kept_max() -> usize {
+    let files = usize::try_from(kernel::caps::open_files_max()).unwrap_or(usize::MAX);
+    CGROUPS_KEPT_OPEN_MAX.min(files / 4 / OPEN_FILES_PER_GROUP)
 }
 
 /// Locks; what a panicking thread left behind are counters that the next reading replaces.

@@ -61,7 +61,8 @@ enum File {
 // === impl Reader ===
 
 impl Reader {
-    /// A reader of a group that exists. With `keep` some ten files stay open, about 4 KiB of kernel memory each.
+    /// A reader of a group that exists. With `keep` some ten files stay open, about 4 KiB of kernel memory each, and as
+    /// many directories; without it nothing does between two readings.
     pub fn new(group: Group, keep: bool) -> Self {
         Self {
             group,
@@ -77,6 +78,7 @@ impl Reader {
     /// What the group has used; `None`: there is no such group any more, and the reader is of no use.
     pub fn read(&mut self, extent: Extent) -> Option<Reading> {
         let stats = stats::read(self, extent);
+        self.let_go();
         let failed = self.failed.take().map(|error| format!("{error}: {}", error.source));
         // Every group has its CPU time, and a v1 group of one hierarchy only has no more than its tasks.
         if stats.cpu.usage_ns.is_none() && stats.pids.is_none() && failed.is_none() {
@@ -88,8 +90,15 @@ impl Reader {
     /// The group's CPU time alone, nanoseconds: what a sampler wants.
     pub fn cpu_ns(&mut self) -> Option<u64> {
         let cpu = stats::cpu_ns(self);
+        self.let_go();
         self.failed = None;
         cpu
+    }
+
+    fn let_go(&mut self) {
+        if !self.keep {
+            self.directories.clear();
+        }
     }
 
     /// The processes of the group and of those below it, at most `most` of them, from one hierarchy.

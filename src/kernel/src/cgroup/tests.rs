@@ -431,3 +431,39 @@ fn a_weight_and_its_shares_are_each_others() {
         assert_eq!(is_weight_of_shares(weight, shares), expect, "{weight} {shares}");
     }
 }
+
+#[test]
+fn a_reader_that_keeps_files_reads_what_they_say_now_and_one_that_does_not_keeps_none() {
+    let open = || {
+        fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok())
+    };
+    for keep in [true, false] {
+        let fake = Fake::new(&[
+            ("cpu.stat", "usage_usec 5\n"),
+            ("memory.current", "1000\n"),
+            ("pids.current", "1\n"),
+        ]);
+        let ours = |path: &PathBuf| path.starts_with(fake.dir.path());
+        let mut reader = Reader::new(fake.group.clone(), keep);
+        assert_eq!(reader.read(Extent::Usage).unwrap().stats.cpu.usage_ns, Some(5000));
+        fake.write("cpu.stat", "usage_usec 7\n");
+        assert_eq!(reader.cpu_ns(), Some(7000));
+        let everything = reader.read(Extent::Everything).unwrap();
+        assert_eq!((everything.stats.memory.usage, everything.failed), (Some(1000), None));
+        assert_eq!(open().any(|path| ours(&path)), keep);
+        drop(reader);
+        assert!(!open().any(|path| ours(&path)));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_and_spoils_no_other() {
+    let fake = Fake::new(&[("cpu.stat", "usage_usec 5\n"), ("pids.current", "1\n")]);
+    // read(2) of a directory fails, as a broken file's does.
+    fs::create_dir(fake.dir.path().join(GROUP).join("memory.current")).unwrap();
+    let reading = Reader::new(fake.group.clone(), true).read(Extent::Usage).unwrap();
+    assert!(reading.failed.unwrap().contains("memory.current"));
+    assert_eq!((reading.stats.cpu.usage_ns, reading.stats.pids), (Some(5000), Some(1)));
+    let nothing = Fake::new(&[]);
+    assert_eq!(Reader::new(nothing.group.clone(), true).read(Extent::Everything), None);
+}
