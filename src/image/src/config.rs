@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::progress::StageSink;
+use crate::registry::ProxyConfig;
 
 /// The image room's settings. Everything has a default but the root.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct ImageConfig {
     pub attempts_max: u32,
     /// The first pause between two attempts; it doubles with each.
     pub backoff_first: Duration,
+    /// Proxies on the way to registries; none unless given.
+    pub proxies: ProxyConfig,
     /// Who is told how long the stages of pulls take.
     pub stages: StageSink,
 }
@@ -40,6 +43,7 @@ impl ImageConfig {
             stall_max: model::limits::PULL_STALL_MAX,
             attempts_max: 5,
             backoff_first: Duration::from_millis(200),
+            proxies: ProxyConfig::default(),
             stages: StageSink::default(),
         }
     }
