@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageConfig, Images, Overlay, StageSink};
+use image::{ImageConfig, Images, Overlay, ProxyConfig, StageSink};
 use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
 use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, PrivilegedDevices, Rooms};
 use rpc::{
@@ -225,6 +225,7 @@ pub(crate) fn image_config(config: &Config) -> ImageConfig {
         pinned: config.images.pinned.clone(),
         layers_at_once_max: config.images.fetches_max,
         unpack_threads_max: threads,
+        proxies: ProxyConfig::from_environment(),
         ..defaults
     }
 }

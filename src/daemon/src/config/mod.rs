@@ -37,7 +37,7 @@ section! {
         log: Log = Log::default(),
         /// Prometheus metrics and health, over HTTP.
         metrics: Metrics = Metrics::default(),
-        /// Registries, and how images are pulled.
+        /// Registries, and how images are pulled. Proxies are those of the environment: HTTP_PROXY, HTTPS_PROXY, NO_PROXY.
         images: Images = Images::default(),
         /// Pod networks, through CNI.
         network: Network = Network::default(),
