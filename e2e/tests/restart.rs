@@ -8,7 +8,7 @@ use api::v1::ContainerState;
 use e2e::faulty::{Fault, Proxy};
 use e2e::image::{busybox_builder, noise};
 use e2e::random::Random;
-use e2e::{Node, eventually};
+use e2e::{Node, eventually, patience, patient};
 
 /// Prints numbered lines in bursts of a thousand, two to three times the 10,000 a second that are promised.
 const COUNTER: &str =
@@ -30,7 +30,8 @@ fn no_line_of_a_log_is_lost_or_doubled_when_the_service_is_killed() {
     counter.stop(0);
     let lines = counter.log().lines();
     let rate = counter.log().rate();
-    assert!(rate >= 10_000.0, "only {rate:.0} lines a second");
+    // What the container's own shell can print, which is the machine's doing.
+    assert!(rate >= 10_000.0 / f64::from(patience()), "only {rate:.0} lines a second");
     for (expected, line) in lines.iter().enumerate() {
         assert!(line.full && line.text == expected.to_string(), "line {expected} is {line:?}");
     }
@@ -52,8 +53,10 @@ fn an_exit_while_nobody_looked_is_told_as_it_was() {
     node.start_service();
     assert_eq!(quick.exit().exit_code, 9);
     assert_eq!(other.exit().exit_code, 137);
-    let between = quick.status().finished_at - quick.status().started_at;
-    assert!((900_000_000..1_400_000_000).contains(&between), "it ran a second, not {between} ns");
+    let between = u64::try_from(quick.status().finished_at - quick.status().started_at).unwrap();
+    let (between, late) = (Duration::from_nanos(between), patient(Duration::from_millis(400)));
+    let second = Duration::from_millis(900)..Duration::from_secs(1) + late;
+    assert!(second.contains(&between), "it ran a second, not {between:?}");
     pod.remove();
     node.leaves_nothing();
 }
