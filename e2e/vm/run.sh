@@ -102,9 +102,11 @@ mkdir -p "$programs/shim" "$programs/tests" "$programs/tools" "$programs/conform
 strip -o "$programs/gantline" "$target/$profile/gantline"
 cp "$target/shim/gantline-shim" "$programs/shim/"
 for tool in crictl critest ginkgo runc; do
-    [ -e "$target/tools/$tool" ] || fail "$tool is not built; run e2e/tools/build.sh crictl critest runc"
+    [ -e "$target/tools/$tool" ] || fail "$tool is not built; run e2e/tools/build.sh crictl critest runc cni-plugins"
     cp "$target/tools/$tool" "$programs/tools/"
 done
+[ -d "$target/tools/cni" ] || fail "the CNI plugins are not built; run e2e/tools/build.sh cni-plugins"
+cp -r "$target/tools/cni" "$programs/tools/"
 # What critest's images are made of is installed in the machine.
 ln -s / "$programs/conformance/packages"
 cp "$root/e2e/conformance/expected.tsv" "$programs/conformance/"
