@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::machine::{Machine, systemd_driver};
 use crate::programs::Programs;
 use crate::registry;
+use crate::wait::patient;
+
+/// How long a CNI plugin may take, where the test does not say.
+const PLUGIN_MAX: Duration = Duration::from_secs(20);
 
 /// Where everything of one node is, inside its machine. The state directory is a default one: `/run` is the
 /// machine's.
@@ -62,7 +67,7 @@ impl Config {
             logs: dir.join("logs"),
             runtimes: vec![crate::programs::runtime()],
             cgroup_parent: default_parent(machine),
-            plugin_timeout: "20s".into(),
+            plugin_timeout: format!("{}s", patient(PLUGIN_MAX).as_secs()),
             pods: String::new(),
             more: String::new(),
         }

@@ -6,15 +6,19 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(20);
 
-/// A deadline of the harness as long as this machine needs it: times `GANTLINE_E2E_PATIENCE`, a whole number, where
-/// that is set. An emulated machine is ten times slower; what is asserted stays the same.
-pub fn patient(deadline: Duration) -> Duration {
+/// How much slower this machine may be than a real one: `GANTLINE_E2E_PATIENCE`, a whole number, else 1. An emulated
+/// machine is ten times slower.
+pub fn patience() -> u32 {
     static PATIENCE: OnceLock<u32> = OnceLock::new();
-    let patience = PATIENCE.get_or_init(|| match std::env::var("GANTLINE_E2E_PATIENCE") {
+    *PATIENCE.get_or_init(|| match std::env::var("GANTLINE_E2E_PATIENCE") {
         Ok(text) => text.parse().expect("GANTLINE_E2E_PATIENCE is a whole number"),
         Err(_) => 1,
-    });
-    deadline * *patience
+    })
+}
+
+/// A deadline of the harness as long as this machine needs it; what is asserted stays the same.
+pub fn patient(deadline: Duration) -> Duration {
+    deadline * patience()
 }
 
 /// Looks until `check` gives a value; panics with its last complaint after `bound`, which is made [`patient`].

@@ -19,8 +19,10 @@ version() { "$@" --version | sed -n '1s/^[a-z]* \(version \)\{0,1\}\([^ ]*\).*/\
 echo "vm-test: $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), pid 1 is $(cat /proc/1/comm)"
 echo "vm-test: crun $(version crun), runc $(version /mnt/target/tools/runc), systemd $(version systemctl), CRIU $(criu --version | sed -n "s/^Version: //p")"
 echo "vm-test: cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
-export CARGO_TARGET_DIR=/mnt/target RUST_BACKTRACE=0 GANTLINE=/mnt/target/release/gantline
+export CARGO_TARGET_DIR=/mnt/target RUST_BACKTRACE=0 GANTLINE=/mnt/target/gantline
 export GANTLINE_E2E_CGROUP_DRIVER="$driver" GANTLINE_E2E_RUNTIME="$runtime" GANTLINE_E2E_PATIENCE="$patience"
+# Debian 13's plugins are of 2022, and fail to undo what its iptables was not told to do.
+install -m 755 $(find /mnt/target/tools/cni -type f ! -name '*.stamp') /usr/lib/cni/
 failed=
 for part in cgroup:: overlay::; do
     echo "vm-test: units of kernel, $part"

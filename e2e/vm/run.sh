@@ -19,6 +19,8 @@ vm=$target/vm
 suite=trixie
 tests=${TESTS-cgroups pods containers restart streaming}
 critest=${CRITEST-Container|Security Context|Seccomp}
+# PROFILE=debug is a build that is quicker to make.
+profile=${PROFILE:-release}
 # One hung test shall not hang the door.
 seconds_max=${SECONDS_MAX:-3600}
 # The tests' own deadlines are for real machines.
@@ -96,13 +98,15 @@ fi
 programs=$(mktemp -d "$vm/programs.XXXXXX")
 trap 'rm -rf "$programs" "$programs.ext4"' EXIT
 install -m 755 "$here/init.sh" "$programs/init"
-mkdir -p "$programs/release" "$programs/shim" "$programs/tests" "$programs/tools" "$programs/conformance"
-cp "$target/release/gantline" "$programs/release/"
+mkdir -p "$programs/shim" "$programs/tests" "$programs/tools" "$programs/conformance"
+strip -o "$programs/gantline" "$target/$profile/gantline"
 cp "$target/shim/gantline-shim" "$programs/shim/"
 for tool in crictl critest ginkgo runc; do
-    [ -e "$target/tools/$tool" ] || fail "$tool is not built; run e2e/tools/build.sh crictl critest runc"
+    [ -e "$target/tools/$tool" ] || fail "$tool is not built; run e2e/tools/build.sh crictl critest runc cni-plugins"
     cp "$target/tools/$tool" "$programs/tools/"
 done
+[ -d "$target/tools/cni" ] || fail "the CNI plugins are not built; run e2e/tools/build.sh cni-plugins"
+cp -r "$target/tools/cni" "$programs/tools/"
 # What critest's images are made of is installed in the machine.
 ln -s / "$programs/conformance/packages"
 cp "$root/e2e/conformance/expected.tsv" "$programs/conformance/"
