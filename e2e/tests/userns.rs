@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use api::v1;
 use e2e::image::{Tree, busybox_builder};
+use e2e::plugin;
 use e2e::programs::{installed, tool};
 use e2e::random::Random;
 use e2e::{Container, Node, Pod, PodBuilder};
@@ -17,10 +18,15 @@ use tonic::Code;
 const FIRST: u32 = 300_000;
 const LENGTH: u32 = 65_536;
 
-/// A node with a runtime that can and, as "old", Debian's, which does not say so.
+/// A node with a runtime that can and, as "old", one whose features are none.
 fn node() -> Node {
-    let runtimes = |crun: &Path| vec![("runc".into(), tool("runc")), ("old".into(), crun.to_owned())];
-    Node::builder().with(|config, _| config.runtimes = runtimes(&installed("crun"))).start()
+    let builder = Node::builder().with(|config, machine| {
+        let crun = installed("crun");
+        let body = format!("[ \"$1\" = features ] && exec echo '{{}}'\nexec {} \"$@\"", crun.display());
+        let old = plugin::script(&machine.dir().join("runtimes"), "old", &body);
+        config.runtimes = vec![("runc".into(), tool("runc")), ("old".into(), old)];
+    });
+    builder.start()
 }
 
 fn ids(container_id: u32, host_id: u32, length: u32) -> Vec<v1::IdMapping> {
