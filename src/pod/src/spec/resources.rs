@@ -106,7 +106,8 @@ pub fn limits(asked: &Resources, field: &str, host: &HostFacts) -> Result<Limits
         bytes if bytes == -1 || bytes >= CONTAINER_MEMORY_BYTES_MIN => limits.memory = Some(bytes),
         bytes if bytes < 0 => return invalid("memory_limit_in_bytes", format!("{bytes} is negative")),
         bytes => {
-            let why = format!("no container starts with less than {CONTAINER_MEMORY_BYTES_MIN} bytes, and this is {bytes}");
+            let why =
+                format!("{bytes} is below {CONTAINER_MEMORY_BYTES_MIN}, the least that a container can have");
             return invalid("memory_limit_in_bytes", why);
         }
     }
@@ -231,7 +232,7 @@ mod tests {
             (Resources { memory_limit: -2, ..r() }, "memory_limit_in_bytes: -2 is negative"),
             (
                 Resources { memory_limit: 524_287, ..r() },
-                "memory_limit_in_bytes: no container starts with less than 524288 bytes, and this is 524287",
+                "memory_limit_in_bytes: 524287 is below 524288, the least that a container can have",
             ),
             (Resources { memory_swap_limit: -2, ..r() }, "memory_swap_limit_in_bytes: -2 is negative"),
             (
