@@ -53,11 +53,12 @@ fn events_come_in_order_with_their_statuses() {
 fn a_pull_says_in_the_log_whose_it_is() {
     let node = Node::start();
     let request = api::v1::PullImageRequest {
-        image: Some(e2e::cri::image_spec(&e2e::Registry::reference("no/such:1"))),
+        // Nobody listens there: that is worth a line of the log.
+        image: Some(e2e::cri::image_spec("127.0.0.1:9/no/such:1")),
         sandbox_config: Some(node.pod("puller").config),
         ..Default::default()
     };
-    node.cri().pull_image(request).expect_err("no such image");
+    node.cri().pull_image(request).expect_err("no such registry");
     let log = node.service_log();
     let line = log.lines().find(|line| line.contains("PullImage") && line.contains("no/such:1"));
     let line = line.unwrap_or_else(|| panic!("no line of the pull in {log}"));

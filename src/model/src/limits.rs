@@ -44,7 +44,7 @@ pub const TROUBLES_MAX: usize = 256;
 pub const EVENTS_KEPT_MAX: usize = 512;
 /// The size of a pod's /dev/shm, bytes.
 pub const POD_SHM_BYTES: u64 = 64 * 1024 * 1024;
-/// The least memory limit of a container, bytes: below it no OCI runtime comes as far as the container's own program.
+/// The least memory limit of a container, bytes: with this much crun still comes as far as the container's own program.
 pub const CONTAINER_MEMORY_BYTES_MIN: i64 = 512 * 1024;
 /// An image manifest or index, bytes.
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;

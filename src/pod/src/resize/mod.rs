@@ -114,7 +114,10 @@ impl Resize {
             own.apply(limits).or_else(|e| if own.exists() { Err(e) } else { Ok(()) }).map_err(refused)?;
         }
         match i32::try_from(merged.oom_score_adj) {
-            Ok(adj) if self.wanted.oom_score_adj != 0 => bounding.set_oom_score_adj(adj).map_err(refused),
+            // The kubelet sends it with every update, and processes may have moved their own meanwhile.
+            Ok(adj) if merged.oom_score_adj != self.now.oom_score_adj => {
+                bounding.set_oom_score_adj(adj).map_err(refused)
+            }
             _ => Ok(()),
         }
     }
