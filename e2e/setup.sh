@@ -15,7 +15,7 @@ fail() {
 [ "$(id -u)" = 0 ] || fail "this needs root: pods are made of namespaces, mounts and cgroups. Run it with sudo, or in a virtual machine."
 command -v dpkg-query >/dev/null || fail "this set-up knows Debian and its kin only; install what \`packages\` in e2e/setup.sh names by hand."
 
-# What is built with: gcc, pkg-config, libseccomp-dev (runc). What pods need: crun, containernetworking-plugins, iptables.
+# What is built with: gcc, pkg-config, libseccomp-dev (gantline and runc). What pods need: crun, containernetworking-plugins, iptables.
 # What the tests drive and look with: the rest. busybox is the dynamic one, busybox-static would not do;
 # protobuf-compiler is for the independent CRI client of rpc's tests, openssl and skopeo for the image room's.
 packages="gcc libc6-dev make pkg-config libseccomp-dev git

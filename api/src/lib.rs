@@ -9,5 +9,10 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+/// A value of bytes as text in JSON: it is text wherever people wrote it.
+fn as_text<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&String::from_utf8_lossy(bytes))
+}
+
 /// The compiled contract as a serialised `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cri.descriptor"));

@@ -39,6 +39,8 @@ pub struct Config {
     pub cgroup_parent: String,
     /// How long a CNI plugin may take.
     pub plugin_timeout: String,
+    /// More lines for its `[pods]` table.
+    pub pods: String,
     /// More lines for the end of the service's file: whole tables.
     pub more: String,
 }
@@ -58,9 +60,10 @@ impl Config {
             netns: PathBuf::from("/run/netns"),
             certs: dir.join("certs.d"),
             logs: dir.join("logs"),
-            runtimes: vec![("crun".into(), crate::programs::installed("crun"))],
+            runtimes: vec![crate::programs::runtime()],
             cgroup_parent: default_parent(machine),
             plugin_timeout: "20s".into(),
+            pods: String::new(),
             more: String::new(),
         }
     }
@@ -117,7 +120,7 @@ impl Config {
             .collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
         let Self { root, state, socket, certs, cni_conf, cni_cache, netns, .. } = self;
-        let Self { cgroup_parent, plugin_timeout, more, .. } = self;
+        let Self { cgroup_parent, plugin_timeout, pods, more, .. } = self;
         let shim = &programs.shim;
         let driver = if systemd_driver() { "systemd" } else { "cgroupfs" };
         format!(
@@ -139,7 +142,7 @@ driver = {driver:?}
 parent = {cgroup_parent:?}
 [pods]
 shim = {shim:?}
-{runtimes}{more}"#
+{pods}{runtimes}{more}"#
         )
     }
 }

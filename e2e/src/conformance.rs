@@ -17,15 +17,14 @@ pub mod images;
 pub mod packages;
 pub mod report;
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::command::run;
 use crate::node::Node;
 use crate::programs::{installed, tool};
 use crate::registry;
+use crate::wait::patient;
 
 use expected::{Expectations, Facts, Verdict};
 use report::Report;
@@ -106,7 +105,7 @@ impl Run {
             format!("-runtime-handler={}", self.handler),
             "-config=/dev/null".into(),
             "-ginkgo.no-color".into(),
-            format!("-ginkgo.timeout={}s", RUN_MAX.as_secs()),
+            format!("-ginkgo.timeout={}s", patient(RUN_MAX).as_secs()),
             format!("-ginkgo.json-report={report}"),
         ];
         args.extend(self.focus.iter().map(|focus| format!("-ginkgo.focus={focus}")));
@@ -130,11 +129,8 @@ impl Run {
         let endpoint = format!("unix://{}", node.config.socket.display());
         let tools = tool("ginkgo").parent().map(PathBuf::from).unwrap_or_default();
         let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
-        let segments = shared_memory();
         let start = Instant::now();
         let mut command = node.machine.command(tool("critest"));
-        // `ginkgo`, which critest starts for a parallel run, takes a relative report for one below its own
-        // directory, and an absolute one likewise.
         command
             .args(self.arguments(&endpoint, &report.display().to_string()))
             .current_dir(&dir)
@@ -143,7 +139,6 @@ impl Run {
             .stdout(log.try_clone().expect("share critest's log"))
             .stderr(log);
         let ended = command.status().expect("start critest");
-        remove_shared_memory(&segments);
         let said = fs::read_to_string(&log_path).unwrap_or_default();
         let text = fs::read_to_string(&report).unwrap_or_else(|error| {
             panic!("critest ({ended}) left no report: {error}; it said:\n{}", tail(&said, 40))
@@ -204,18 +199,4 @@ impl std::fmt::Display for Outcome {
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// Ids of the host's System V shared memory segments: critest makes some and forgets them.
-fn shared_memory() -> BTreeSet<String> {
-    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).map(str::to_string).collect()
-}
-
-/// Removes what is there now and was not before. Another's that came in between would go as well, if nobody were
-/// attached to it: the machine under test is the one that makes such things.
-fn remove_shared_memory(before: &BTreeSet<String>) {
-    for id in shared_memory().difference(before) {
-        run(crate::command::command(installed("ipcrm")).args(["-m", id]));
-    }
 }

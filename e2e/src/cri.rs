@@ -13,6 +13,8 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
+use crate::wait::patient;
+
 /// No call of a test may take longer; a longer one is a hang, and fails.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -40,8 +42,8 @@ macro_rules! calls {
             let mut client = self.$client.clone();
             runtime().block_on(async move {
                 let mut request = Request::new(request);
-                request.set_timeout(DEADLINE);
-                let answer = tokio::time::timeout(DEADLINE, client.$method(request)).await;
+                request.set_timeout(patient(DEADLINE));
+                let answer = tokio::time::timeout(patient(DEADLINE), client.$method(request)).await;
                 let late = |_| Status::deadline_exceeded(concat!(stringify!($method), ": no answer at all"));
                 Ok(answer.map_err(late)??.into_inner())
             })

@@ -42,7 +42,7 @@ pub fn things() -> BTreeSet<String> {
 pub fn left_since(before: &BTreeSet<String>) -> BTreeSet<String> {
     let start = Instant::now();
     let mut left: BTreeSet<String> = things().difference(before).cloned().collect();
-    while !left.is_empty() && start.elapsed() < SETTLED {
+    while !left.is_empty() && start.elapsed() < crate::patient(SETTLED) {
         std::thread::sleep(Duration::from_millis(250));
         let now = things();
         left.retain(|thing| now.contains(thing));

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::Result;
+use crate::wait::patient;
 
 /// An answer: status code, headers with lower-case names, body.
 #[derive(Debug)]
@@ -26,8 +27,8 @@ impl Answer {
 
 /// Sends one request and reads the answer to its end.
 pub fn request(to: SocketAddr, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut stream = TcpStream::connect_timeout(&to, patient(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patient(Duration::from_secs(30))))?;
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Type: {kind}\r\n\
          Content-Length: {}\r\n\r\n",

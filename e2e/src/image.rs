@@ -139,6 +139,8 @@ pub struct Tree(Vec<(String, u32, Entry)>);
 enum Entry {
     Directory,
     File(Vec<u8>),
+    /// With an extended attribute: its name and value.
+    FileWith(Vec<u8>, String, Vec<u8>),
     Symlink(String),
     Hardlink(String),
 }
@@ -153,6 +155,12 @@ impl Tree {
     /// Adds a file.
     pub fn file(mut self, path: &str, mode: u32, content: &[u8]) -> Self {
         self.0.push((path.into(), mode, Entry::File(content.to_vec())));
+        self
+    }
+
+    /// Adds a file with an extended attribute.
+    pub fn file_with(mut self, path: &str, mode: u32, content: &[u8], name: &str, value: &[u8]) -> Self {
+        self.0.push((path.into(), mode, Entry::FileWith(content.to_vec(), name.into(), value.to_vec())));
         self
     }
 
@@ -186,6 +194,13 @@ impl Tree {
                 Entry::File(content) => {
                     header.set_size(content.len() as u64);
                     tar.append_data(&mut header, path, content.as_slice())
+                }
+                Entry::FileWith(content, name, value) => {
+                    // As GNU tar and every image builder write them (pax(1), vendor keywords).
+                    let key = format!("SCHILY.xattr.{name}");
+                    let extended = tar.append_pax_extensions([(key.as_str(), value.as_slice())]);
+                    header.set_size(content.len() as u64);
+                    extended.and_then(|()| tar.append_data(&mut header, path, content.as_slice()))
                 }
                 Entry::Symlink(target) => {
                     header.set_entry_type(tar::EntryType::Symlink);

@@ -45,7 +45,7 @@ pub use machine::Machine;
 pub use node::{Node, NodeBuilder};
 pub use pod::{Container, ContainerBuilder, Pod, PodBuilder};
 pub use registry::Registry;
-pub use wait::eventually;
+pub use wait::{eventually, patient};
 
 /// A result whose error is a sentence: the harness's callers panic with it or print it.
 pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;

@@ -1,4 +1,4 @@
-//! A machine of one's own: a mount and a network namespace held open by a child, a directory, a cgroup
+//! A machine of one's own: a mount, a network and an IPC namespace held open by a child, a directory, a cgroup
 //! parent.
 //!
 //! Its `/` is a shared mount as a real node's is, its `/run` is empty, its network has only `lo`, and its
@@ -75,7 +75,7 @@ impl Machine {
         let (number, lock) = Self::claim();
         fs::create_dir_all(dir_of(number)).expect("make the machine's directory");
         let mut holder = command("unshare")
-            .args(["--mount", "--net", "--propagation", "private", "sh", "-c", BOOT])
+            .args(["--mount", "--net", "--ipc", "--propagation", "private", "sh", "-c", BOOT])
             .arg(number.to_string())
             .arg(dir_of(number))
             .stdin(Stdio::piped())
@@ -128,7 +128,11 @@ impl Machine {
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = command("nsenter");
         let ns = format!("/proc/{}/ns", self.holder.id());
-        command.arg(format!("--mount={ns}/mnt")).arg(format!("--net={ns}/net")).arg(program.as_ref());
+        command.args(
+            [("mount", "mnt"), ("net", "net"), ("ipc", "ipc")]
+                .map(|(flag, file)| format!("--{flag}={ns}/{file}")),
+        );
+        command.arg(program.as_ref());
         command
     }
 

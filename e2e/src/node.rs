@@ -19,10 +19,13 @@ use crate::peer;
 use crate::pod::PodBuilder;
 use crate::programs::{Programs, tool};
 use crate::registry::Registry;
-use crate::wait::eventually;
+use crate::wait::{eventually, patient};
 
 /// The service is ready within this time of its start.
 const READY: Duration = Duration::from_secs(20);
+
+/// One call of crictl ends within this time.
+const CRICTL_MAX: Duration = Duration::from_secs(60);
 
 /// What is owed after a removal is done within this time.
 const SETTLED: Duration = Duration::from_secs(15);
@@ -162,7 +165,7 @@ impl Node {
         let start = Instant::now();
         while let Err(complaint) = self.runtime_ready() {
             let ended = self.service().as_mut().and_then(|child| child.try_wait().ok().flatten());
-            if ended.is_some() || start.elapsed() > READY {
+            if ended.is_some() || start.elapsed() > patient(READY) {
                 panic!("the service did not come up ({ended:?}, {complaint}):\n{}", self.log_tail(40));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -222,7 +225,8 @@ impl Node {
     pub fn crictl_command(&self, args: &[&str]) -> Command {
         let mut command = self.machine.command(tool("crictl"));
         let endpoint = format!("unix://{}", self.config.socket.display());
-        command.args(["--config", "/dev/null", "--timeout", "60s"]);
+        let timeout = format!("{}s", patient(CRICTL_MAX).as_secs());
+        command.args(["--config", "/dev/null", "--timeout", &timeout]);
         command.args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint]).args(args);
         command
     }

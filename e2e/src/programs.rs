@@ -56,6 +56,15 @@ pub fn tool(name: &str) -> PathBuf {
     path
 }
 
+/// The OCI runtime of every node that does not choose: Debian's crun, or the one that `GANTLINE_E2E_RUNTIME` names.
+#[track_caller]
+pub fn runtime() -> (String, PathBuf) {
+    let name = std::env::var("GANTLINE_E2E_RUNTIME").unwrap_or_else(|_| "crun".into());
+    // runc is the pinned module's: the system's may be years old.
+    let program = if name == "runc" { tool("runc") } else { installed(&name) };
+    (name, program)
+}
+
 /// A program on the PATH, or in the places that root's PATH may lack.
 #[track_caller]
 pub fn installed(name: &str) -> PathBuf {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use api::v1;
-use e2e::{Node, NodeBuilder, plugin};
+use e2e::{Node, NodeBuilder, patient, plugin};
 use serde_json::json;
 
 /// A node whose network ends in a plugin of ours, whose ADD runs this shell.
@@ -53,7 +53,26 @@ fn a_cni_plugin_that_hangs_is_killed_in_time() {
     let node = behind_the_bridge(with_plugin("sleep 1000"));
     let start = Instant::now();
     refuses_pods(&node, &["bad-plugin"]);
-    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < patient(Duration::from_secs(20)), "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn why_names_the_stage_at_which_a_pod_hangs() {
+    let node = behind_the_bridge(with_plugin("sleep 1000"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| refuses_pods(&node, &["bad-plugin"]));
+        e2e::eventually("the stage is told", Duration::from_secs(10), || {
+            let told = node.gantline(&["why", "unlucky"]);
+            if told.stdout.contains("doing: run the pod") && told.stdout.contains("at stage cni_add for") {
+                Ok(())
+            } else {
+                Err(format!("{told:?}"))
+            }
+        });
+    });
+    let told = node.gantline(&["why", "unlucky"]).ok();
+    assert!(told.contains("unlucky: gone") && told.contains("bad-plugin"), "{told}");
+    node.leaves_nothing();
 }
 
 #[test]
@@ -153,7 +172,7 @@ fn an_oci_runtime_that_hangs_does_not_keep_its_pod_from_going() {
     });
     let start = Instant::now();
     pod.remove();
-    assert!(start.elapsed() < Duration::from_secs(60), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < patient(Duration::from_secs(60)), "it took {:?}", start.elapsed());
     node.leaves_nothing();
 }
 

@@ -109,7 +109,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max", "memory.high"]
             .map(|f| read(group, f))
     };
-    assert_eq!(limits(&group), ["67108864", "50000 100000", "20", "0", "77", "50331648"]);
+    assert_eq!(limits(&group), ["67108864", "50000 100000", "59", "0", "77", "50331648"]);
     let free_limits = limits(&other);
     assert_eq!((free_limits[0].as_str(), free_limits[1].as_str()), ("max", "max 100000"));
     assert_eq!(bound.sh("cat /sys/fs/cgroup/memory.max; cat /proc/self/cgroup"), "67108864\n0::/\n");
@@ -122,7 +122,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         ..Default::default()
     };
     update(&node, &bound, change);
-    let changed = ["100663296", "80000 100000", "79", "0", "88", "50331648"];
+    let changed = ["100663296", "80000 100000", "174", "0", "88", "50331648"];
     assert_eq!(limits(&group), changed);
     let told = bound.status().resources.unwrap().linux.unwrap();
     assert_eq!((told.memory_limit_in_bytes, told.cpu_quota, told.cpu_shares), (96 * MIB, 80_000, 2048));
@@ -135,7 +135,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         assert_eq!(limits(&group), changed, "after a reload");
         let scope =
             ["memory.max", "cpu.max", "cpu.weight", "cpuset.cpus"].map(|file| read(own(&group), file));
-        assert_eq!(scope, ["100663296", "80000 100000", "79", "0"], "after a reload");
+        assert_eq!(scope, ["100663296", "80000 100000", "174", "0"], "after a reload");
     }
 
     node.restart();
@@ -157,6 +157,106 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         let units = units(&node);
         if units.is_empty() { Ok(()) } else { Err(units) }
     });
+}
+
+/// A block device of the machine's, `254:0`, and its `io.max` with a bound on reading.
+fn slow_disk(bytes_a_second: i64) -> Option<(String, String)> {
+    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let device = disks.map(|disk| disk.path()).find(|disk| disk.join("device").exists())?;
+    let number = fs::read_to_string(device.join("dev")).ok()?;
+    let told = format!("{} rbps={bytes_a_second} wbps=max riops=max wiops=max", number.trim());
+    Some((format!("{} rbps={bytes_a_second}", number.trim()), told))
+}
+
+#[test]
+fn every_kind_of_limit_lands_in_its_file_and_is_changed_there() {
+    if !unified() {
+        return;
+    }
+    let node = Node::start();
+    let pod = pod(&node, "every");
+    let (slow, slower) = (slow_disk(2 * MIB).expect("a disk"), slow_disk(MIB).expect("a disk"));
+    let mib = |n: i64| (n * MIB).to_string();
+    let hugepages = |bytes| v1::HugepageLimit { page_size: "2MB".into(), limit: bytes };
+    // File, what it holds at first, what it holds after the change.
+    let rows = [
+        ("memory.max", mib(64), mib(96)),
+        // Swap alone: the request bounds both together.
+        ("memory.swap.max", mib(32), mib(48)),
+        ("memory.min", mib(4), mib(5)),
+        ("memory.low", mib(8), mib(10)),
+        ("memory.high", mib(48), mib(80)),
+        ("cpu.weight", "138".into(), "174".into()),
+        ("cpu.max", "20000 50000".into(), "30000 60000".into()),
+        ("cpuset.cpus", "0-1".into(), "1".into()),
+        ("cpuset.mems", "0".into(), "0".into()),
+        ("pids.max", "77".into(), "88".into()),
+        ("hugetlb.2MB.max", mib(4), mib(8)),
+        ("io.max", slow.1, slower.1),
+    ];
+    let bound = pod.container("bound").idle().resources(|limits| {
+        limits.memory_limit_in_bytes = 64 * MIB;
+        limits.memory_swap_limit_in_bytes = 96 * MIB;
+        limits.cpu_shares = 1536;
+        limits.cpu_quota = 20_000;
+        limits.cpu_period = 50_000;
+        limits.cpuset_cpus = "0-1".into();
+        limits.cpuset_mems = "0".into();
+        limits.hugepage_limits = vec![hugepages(4 << 20)];
+        let unified =
+            [("memory.min", mib(4)), ("memory.low", mib(8)), ("memory.high", mib(48)), ("io.max", slow.0)];
+        limits.unified = unified.map(|(file, value)| (file.to_owned(), value)).into();
+        limits.unified.insert("pids.max".into(), "77".into());
+    });
+    let bound = bound.start();
+    let group = cgroup_of(bound.pid());
+    let wrong = |of: fn(&(&str, String, String)) -> String| -> Vec<String> {
+        let found = |file: &str| read(&group, file);
+        let differs = rows.iter().filter(|row| found(row.0) != of(row));
+        differs.map(|row| format!("{}: {} and not {}", row.0, found(row.0), of(row))).collect()
+    };
+    assert_eq!(wrong(|row| row.1.clone()), Vec::<String>::new(), "as created");
+
+    let unified =
+        [("memory.min", mib(5)), ("memory.low", mib(10)), ("memory.high", mib(80)), ("io.max", slower.0)];
+    let mut change = v1::LinuxContainerResources {
+        memory_limit_in_bytes: 96 * MIB,
+        memory_swap_limit_in_bytes: 144 * MIB,
+        cpu_shares: 2048,
+        cpu_quota: 30_000,
+        cpu_period: 60_000,
+        cpuset_cpus: "1".into(),
+        hugepage_limits: vec![hugepages(8 << 20)],
+        unified: unified.map(|(file, value)| (file.to_owned(), value)).into(),
+        ..Default::default()
+    };
+    change.unified.insert("pids.max".into(), "88".into());
+    update(&node, &bound, change);
+    assert_eq!(wrong(|row| row.2.clone()), Vec::<String>::new(), "as changed");
+
+    if machine::systemd_driver() {
+        node.machine.sh("systemctl daemon-reload");
+        pod.container("late").idle().resources(|limits| limits.cpu_shares = 100).start();
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(wrong(|row| row.2.clone()), Vec::<String>::new(), "after a reload");
+    }
+
+    // One value that the kernel does not take: every other stays.
+    let mut bad = v1::LinuxContainerResources { memory_limit_in_bytes: 112 * MIB, ..Default::default() };
+    bad.memory_swap_limit_in_bytes = 144 * MIB;
+    bad.unified.insert("memory.high".into(), "plenty".into());
+    let request = v1::UpdateContainerResourcesRequest {
+        container_id: bound.id.clone(),
+        linux: Some(bad),
+        ..Default::default()
+    };
+    let refused = node.cri().update_container_resources(request).expect_err("no such number");
+    assert!(refused.message().contains("memory.high"), "{refused}");
+    assert_eq!(wrong(|row| row.2.clone()), Vec::<String>::new(), "after a refusal");
+    let told = bound.status().resources.unwrap().linux.unwrap();
+    assert_eq!((told.memory_limit_in_bytes, told.memory_swap_limit_in_bytes), (96 * MIB, 144 * MIB));
+    pod.remove();
+    node.leaves_nothing();
 }
 
 #[test]

@@ -425,30 +425,3 @@ fn lists_are_ordered_and_an_ambiguous_prefix_is_refused_by_name() {
     node.remove_all_pods();
     node.leaves_nothing();
 }
-
-#[test]
-fn what_is_not_built_is_refused_by_name_and_leaves_nothing() {
-    let node = Node::start();
-    let pod = node.pod("plain").run();
-    let reference = node.busybox();
-    let id = node.pull(&reference);
-    let refused = |change: &dyn Fn(&mut v1::ContainerConfig), word: &str| {
-        let status = pod.container("c").idle().with(change).try_create().expect_err(word);
-        assert_eq!(status.code(), tonic::Code::Unimplemented, "{status}");
-        assert!(status.message().contains(word), "{word:?} is not in {status}");
-    };
-    refused(
-        &|config| config.cdi_devices = vec![v1::CdiDevice { name: "vendor.com/gpu=0".into() }],
-        "CDI_devices",
-    );
-    refused(
-        &|config| {
-            let image = Some(v1::ImageSpec { image: id.clone(), ..Default::default() });
-            config.mounts = vec![v1::Mount { container_path: "/volume".into(), image, ..Default::default() }];
-        },
-        "mounts[0].image",
-    );
-    assert!(node.containers().is_empty());
-    pod.remove();
-    node.leaves_nothing();
-}

@@ -93,6 +93,56 @@ fn images_come_are_looked_at_and_go() {
     desk.node.leaves_nothing();
 }
 
+/// `crictl inspect` and its like merge the verbose information into what they print. Scripts and agents read these.
+#[test]
+fn what_tools_parse_is_where_they_look_for_it() {
+    let desk = Desk::new();
+    desk.ok(&["pull", &desk.node.busybox()]);
+    let pod = desk.ok(&["runp", &desk.pod_file("parsed")]);
+    let file = desk.container_file("main", "exec sleep 1000");
+    let container = desk.ok(&["create", &pod, &file, &desk.pod_file("parsed")]);
+    desk.ok(&["start", &container]);
+    let has = |of: &Value, paths: &[&str]| {
+        for path in paths {
+            assert!(!of.pointer(path).unwrap_or(&Value::Null).is_null(), "{path} is not in {of}");
+        }
+    };
+
+    let looked = desk.json(&["inspect", &container])["info"].clone();
+    has(&looked, &["/pid", "/snapshotKey", "/snapshotter", "/runtimeType", "/runtimeOptions/binary_name"]);
+    assert_eq!((&looked["sandboxID"], &looked["removing"]), (&json!(pod), &json!(false)));
+    assert_eq!(looked["config"]["metadata"]["name"], "main");
+    assert_eq!(looked["config"]["image"]["image"], desk.node.busybox());
+    assert_eq!(looked["config"]["log_path"], "main.log");
+    has(&looked, &["/runtimeSpec/process/args", "/runtimeSpec/linux/cgroupsPath", "/runtimeSpec/root/path"]);
+    assert_eq!(looked["runtimeSpec"]["annotations"]["io.kubernetes.cri.sandbox-id"], json!(pod));
+
+    let looked = desk.json(&["inspectp", &pod])["info"].clone();
+    has(&looked, &["/pid", "/image", "/snapshotKey", "/snapshotter", "/runtimeHandler", "/runtimeType"]);
+    has(
+        &looked,
+        &["/runtimeOptions", "/cniResult", "/sandboxMetadata/NetNSPath", "/runtimeSpec/annotations"],
+    );
+    assert_eq!((&looked["processStatus"], &looked["netNamespaceClosed"]), (&json!("running"), &json!(false)));
+    assert_eq!(looked["config"]["metadata"]["namespace"], "default");
+    assert_eq!(looked["config"]["hostname"], "parsed");
+    let namespaces = looked["runtimeSpec"]["linux"]["namespaces"].as_array().unwrap();
+    let network = namespaces.iter().find(|one| one["type"] == "network").unwrap()["path"].as_str().unwrap();
+    let of = |path: &str| desk.node.machine.sh(&format!("stat -Lc %i {path}"));
+    assert_eq!(of(network), of(&format!("/proc/{}/ns/net", looked["pid"])), "the pod's network by both ways");
+    desk.ok(&["stopp", &pod]);
+    let looked = desk.json(&["inspectp", &pod])["info"].clone();
+    assert_eq!((&looked["processStatus"], &looked["netNamespaceClosed"]), (&json!("deleted"), &json!(true)));
+    assert_eq!(looked["pid"], 0);
+
+    let looked = desk.json(&["inspecti", &desk.node.busybox()])["info"].clone();
+    has(&looked, &["/chainID", "/imageSpec/rootfs/diff_ids", "/imageSpec/config"]);
+    let looked = desk.json(&["info"]);
+    has(&looked, &["/config", "/cniconfig", "/lastCNILoadStatus", "/runtimeHandlers"]);
+    desk.ok(&["rmp", &pod]);
+    desk.node.leaves_nothing();
+}
+
 #[test]
 fn a_pod_is_made_and_unmade_step_by_step() {
     let desk = Desk::new();

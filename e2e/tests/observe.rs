@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::v1::{ContainerEventType, GetEventsRequest};
-use e2e::Node;
+use e2e::{Node, patient};
 
 #[test]
 fn events_come_in_order_with_their_statuses() {
@@ -29,7 +29,9 @@ fn events_come_in_order_with_their_statuses() {
     };
     while wants_more(&seen) {
         let next = e2e::cri::runtime()
-            .block_on(async { tokio::time::timeout(Duration::from_secs(10), stream.message()).await })
+            .block_on(async {
+                tokio::time::timeout(patient(Duration::from_secs(10)), stream.message()).await
+            })
             .unwrap_or_else(|_| panic!("no more events after {seen:?}"));
         let event = next.unwrap().expect("the stream goes on");
         assert!(event.created_at > 0);
@@ -45,6 +47,21 @@ fn events_come_in_order_with_their_statuses() {
     assert_eq!(seen[&container.id], [Created, Started, Stopped, Deleted]);
     assert_eq!(seen[&pod.id], [Created, Started, Stopped, Deleted]);
     node.leaves_nothing();
+}
+
+#[test]
+fn a_pull_says_in_the_log_whose_it_is() {
+    let node = Node::start();
+    let request = api::v1::PullImageRequest {
+        image: Some(e2e::cri::image_spec(&e2e::Registry::reference("no/such:1"))),
+        sandbox_config: Some(node.pod("puller").config),
+        ..Default::default()
+    };
+    node.cri().pull_image(request).expect_err("no such image");
+    let log = node.service_log();
+    let line = log.lines().find(|line| line.contains("PullImage") && line.contains("no/such:1"));
+    let line = line.unwrap_or_else(|| panic!("no line of the pull in {log}"));
+    assert!(line.contains("puller"), "{line}");
 }
 
 #[test]
@@ -82,5 +99,67 @@ fn the_services_own_commands_tell_what_is() {
     let refused = node.gantline(&["pull", &e2e::Registry::reference("no/such:1")]).fails();
     assert!(refused.contains("no/such"), "{refused}");
     node.remove_all_pods();
+    node.leaves_nothing();
+}
+
+#[test]
+fn why_tells_what_ended_and_what_failed() {
+    let node = Node::start();
+    node.pull(&node.busybox());
+    let pod = node.pod("told").run();
+    let ended = pod.container("ended").sh("exit 3").start();
+    ended.exit();
+    let broken = pod.container("broken").command(&["/no/such/program"]).create();
+    broken.try_start().expect_err("there is no such program");
+    for name in ["told", &pod.id[..12]] {
+        let told = node.gantline(&["why", name]).ok();
+        for words in [
+            "told: ready",
+            "exited 3 (Error)",
+            "failed",
+            "start broken",
+            "/no/such/program",
+            "waits for nothing",
+        ] {
+            assert!(told.contains(words), "{words:?} is not in\n{told}");
+        }
+    }
+    let json = node.gantline(&["why", "told", "--output", "json"]).ok();
+    let told: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(told[0]["id"], pod.id);
+    assert_eq!(told[0]["troubles"][0]["what"], "start");
+    assert!(node.gantline(&["why", "nobody"]).fails().contains("nobody"));
+    node.remove_all_pods();
+    node.leaves_nothing();
+}
+
+#[test]
+fn events_are_told_after_the_fact_and_as_they_come() {
+    let node = Node::start();
+    node.pull(&node.busybox());
+    let pod = node.pod("told").run();
+    pod.container("c").sh("exit 3").start().exit();
+    let kinds = |text: &str| -> Vec<String> {
+        let line = |line: &str| line.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        text.lines().map(line).collect()
+    };
+    let past = node.gantline(&["events"]).ok();
+    assert_eq!(kinds(&past), ["created", "started", "created", "started", "stopped"], "{past}");
+    assert!(past.contains("told c  exit 3 (Error)"), "{past}");
+
+    let mut command = node.gantline_command(&["events", "-f", "--output", "json"]);
+    let mut follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+    let mut lines = lines.map(|line| -> serde_json::Value { serde_json::from_str(&line.unwrap()).unwrap() });
+    for _ in 0..5 {
+        lines.next().unwrap();
+    }
+    pod.remove();
+    let next: Vec<_> = lines.by_ref().take(3).collect();
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    let kinds: Vec<_> = next.iter().map(|event| event["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["stopped", "deleted", "deleted"], "{next:?}");
+    assert_eq!(next[2]["id"], pod.id);
     node.leaves_nothing();
 }

@@ -213,18 +213,3 @@ fn what_makes_no_sense_is_refused_with_the_fields_name_before_anything_happens()
     assert!(node.pods().is_empty());
     node.leaves_nothing();
 }
-
-#[test]
-fn a_user_namespace_is_refused_by_name_before_anything_happens() {
-    let node = Node::start();
-    let all = api::v1::IdMapping { host_id: 100_000, container_id: 0, length: 65_536 };
-    let asked = node.pod("mapped").namespaces(|of| {
-        let (uids, gids) = (vec![all], vec![all]);
-        of.userns_options = Some(api::v1::UserNamespace { mode: NamespaceMode::Pod.into(), uids, gids });
-    });
-    let refused = asked.try_run().expect_err("user namespaces are not built");
-    assert_eq!(refused.code(), tonic::Code::Unimplemented, "{refused}");
-    assert!(refused.message().contains("userns_options"), "{refused}");
-    assert!(node.pods().is_empty());
-    node.leaves_nothing();
-}

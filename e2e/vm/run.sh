@@ -1,24 +1,37 @@
 #!/bin/sh
-# Boots a Debian machine with cgroup v2 alone under qemu and runs end-to-end tests in it, first without systemd, then
-# with systemd as pid 1 and the systemd cgroup driver. `run.sh cgroupfs` or `run.sh systemd` is one of both;
-# TESTS="containers restart" names other test programs, FILTER=text a part of their tests.
+# Boots Debian machines with cgroup v2 alone under qemu and runs end-to-end tests and critest in them: without systemd
+# and the cgroupfs driver, then with systemd as pid 1 and its driver, each with crun and with runc.
 #
-# The root file system is made once, of Debian packages of the host's own release (the tests are linked with its libc),
-# and kept in target/vm. What a run writes is thrown away. Nothing is installed on the host but the tools named below.
+#   run.sh [cgroupfs|systemd|both] [crun|runc|both]
+#
+# TESTS="containers restart" names other test programs, FILTER=text a part of their tests, CRITEST="Container|OOM" the
+# specs of critest by a regular expression; either may be empty.
+#
+# The root file system is made once, of Debian packages, and kept in target/vm. What a run writes is thrown away. Nothing
+# is installed on the host but the tools named below.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$(dirname "$here")")
 target=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")
 vm=$target/vm
-tests=${TESTS:-cgroups pods containers restart}
+# The first release whose OCI runtime and CRIU are recent. The tests are linked with an older libc, or the same.
+suite=trixie
+tests=${TESTS-cgroups pods containers restart streaming}
+critest=${CRITEST-Container|Security Context|Seccomp}
 # One hung test shall not hang the door.
-seconds_max=1500
+seconds_max=${SECONDS_MAX:-3600}
+# The tests' own deadlines are for real machines.
+patience=4
 
 fail() {
     echo "vm-test: $*" >&2
     exit 1
 }
+
+driver=${1:-both} runtime=${2:-both}
+case $driver in cgroupfs | systemd | both) ;; *) fail "$driver is not cgroupfs, systemd or both" ;; esac
+case $runtime in crun | runc | both) ;; *) fail "$runtime is not crun, runc or both" ;; esac
 
 [ "$(id -u)" = 0 ] || fail "this needs root, to make a root file system with its owners"
 for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs; do
@@ -33,21 +46,22 @@ mkdir -p "$vm"
 
 # --- the root file system ---
 
-# The kernel and an initramfs that finds the disk; what pods and the tests need; pid 1 and its bus.
+# The kernel and an initramfs that finds the disk; pid 1 and its bus; what pods need; what the tests look with.
 packages=linux-image-cloud-amd64,kmod,systemd,systemd-sysv,dbus
-packages=$packages,crun,containernetworking-plugins,iptables,nftables,iproute2,procps,util-linux,mount
-packages=$packages,docker-registry,busybox,ca-certificates
-suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-stamp=$(echo "$suite $packages 1" | sha256sum | cut -c 1-16)
+packages=$packages,crun,criu,libseccomp2,containernetworking-plugins,iptables,nftables,apparmor
+packages=$packages,iproute2,procps,util-linux,mount,docker-registry,busybox,ca-certificates
+# critest's images are made of these.
+packages=$packages,gcc,libc6-dev,nginx,apache2-bin
+stamp=$(echo "$suite $packages 2" | sha256sum | cut -c 1-16)
 
 if [ "$(cat "$vm/stamp" 2>/dev/null)" != "$stamp" ]; then
-    echo "vm-test: making the root file system ($suite; a minute or two, once)"
+    echo "vm-test: making the root file system ($suite; some minutes, once)"
     rm -rf "$vm/root" "$vm/root.ext4" "$vm/stamp"
     mmdebstrap --quiet --mode=root --variant=minbase --format=directory --include="$packages" "$suite" "$vm/root" \
         >"$vm/mmdebstrap.log" 2>&1 || fail "mmdebstrap failed: $(tail -n 5 "$vm/mmdebstrap.log")"
     cp "$vm/root"/boot/vmlinuz-* "$vm/vmlinuz"
     cp "$vm/root"/boot/initrd.img-* "$vm/initrd"
-    printf '#!/bin/sh\nmkdir -p /mnt/target\nmount -o ro /dev/vdb /mnt/target\nexec /mnt/target/init "$@"\n' \
+    printf '#!/bin/sh\nmkdir -p /mnt/target\nmount /dev/vdb /mnt/target\nexec /mnt/target/init "$@"\n' \
         >"$vm/root/sbin/vm-init"
     chmod 755 "$vm/root/sbin/vm-init"
     cat >"$vm/root/etc/systemd/system/vm-test.service" <<-'UNIT'
@@ -72,7 +86,7 @@ if [ "$(cat "$vm/stamp" 2>/dev/null)" != "$stamp" ]; then
 		Requires=basic.target vm-test.service
 		After=basic.target
 	UNIT
-    mke2fs -q -t ext4 -O ^has_journal -d "$vm/root" "$vm/root.ext4" 3G >/dev/null
+    mke2fs -q -t ext4 -O ^has_journal -d "$vm/root" "$vm/root.ext4" 4G >/dev/null
     rm -rf "$vm/root"
     echo "$stamp" >"$vm/stamp"
 fi
@@ -82,43 +96,68 @@ fi
 programs=$(mktemp -d "$vm/programs.XXXXXX")
 trap 'rm -rf "$programs" "$programs.ext4"' EXIT
 install -m 755 "$here/init.sh" "$programs/init"
-mkdir -p "$programs/debug" "$programs/shim" "$programs/tests" "$programs/tools"
-# Debug information is nine tenths of them.
-strip -o "$programs/debug/gantline" "$target/debug/gantline"
+mkdir -p "$programs/release" "$programs/shim" "$programs/tests" "$programs/tools" "$programs/conformance"
+cp "$target/release/gantline" "$programs/release/"
 cp "$target/shim/gantline-shim" "$programs/shim/"
-[ ! -e "$target/tools/crictl" ] || cp "$target/tools/crictl" "$programs/tools/"
-# The kernel room's own tests of cgroups: elsewhere they may have met v1 only.
-built=$(cd "$root" && ${CARGO:-cargo} test --locked -q -p kernel --lib --no-run --message-format=json |
-    sed -n 's/.*"name":"kernel".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
-strip -o "$programs/tests/kernel-units" "$built"
-for test in $tests; do
-    built=$(cd "$root" && ${CARGO:-cargo} test --locked -q -p e2e --test "$test" --no-run --message-format=json |
-        sed -n "s/.*\"name\":\"$test\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
-    [ -n "$built" ] || fail "the test program $test was not built"
-    strip -o "$programs/tests/$test" "$built"
+for tool in crictl critest ginkgo runc; do
+    [ -e "$target/tools/$tool" ] || fail "$tool is not built; run e2e/tools/build.sh crictl critest runc"
+    cp "$target/tools/$tool" "$programs/tools/"
 done
+# What critest's images are made of is installed in the machine.
+ln -s / "$programs/conformance/packages"
+cp "$root/e2e/conformance/expected.tsv" "$programs/conformance/"
 
-# run DRIVER INIT ARGUMENTS: one machine, from boot to power off.
+# built NAME CARGO-ARGUMENTS…: builds a program of the workspace, and lays it out less its debug information, which is
+# nine tenths of it.
+built() {
+    name=$1
+    shift
+    path=$(cd "$root" && ${CARGO:-cargo} "$@" --locked -q --message-format=json |
+        sed -n "s/.*\"name\":\"$name\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
+    [ -n "$path" ] || fail "$name was not built"
+    strip -o "$programs/tests/$name" "$path"
+}
+# The kernel room's own tests of cgroups: elsewhere they may have met v1 only.
+built kernel test -p kernel --lib --no-run
+for test in $tests; do built "$test" test -p e2e --test "$test" --no-run; done
+[ -z "$critest" ] || built conformance build -p e2e --bin conformance
+
+# run DRIVER RUNTIME KERNEL-ARGUMENTS: one machine, from boot to power off.
 run() {
-    printf 'driver=%s\ntests="%s"\nfilter="%s"\n' "$1" "$tests" "${FILTER:-}" >"$programs/plan"
+    log=$vm/$1-$2.log
+    cat >"$programs/plan" <<-PLAN
+		driver=$1
+		runtime=$2
+		tests="$tests"
+		filter="${FILTER:-}"
+		critest="$critest"
+		patience=$patience
+		source="$root"
+	PLAN
     rm -f "$programs.ext4"
-    mke2fs -q -t ext4 -O ^has_journal -d "$programs" "$programs.ext4" 512M >/dev/null
-    log=$vm/$1.log
-    echo "vm-test: $1 driver; the machine's words are in $log"
+    mke2fs -q -t ext4 -O ^has_journal -d "$programs" "$programs.ext4" 768M >/dev/null
+    echo "vm-test: $1 driver, $2; the machine's words are in $log"
     began=$(date +%s)
     timeout "$seconds_max" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 3072 \
         -nodefaults -no-reboot -display none -serial stdio \
         -kernel "$vm/vmlinuz" -initrd "$vm/initrd" \
         -drive "file=$vm/root.ext4,format=raw,if=virtio,snapshot=on" \
         -drive "file=$programs.ext4,format=raw,if=virtio,snapshot=on" \
-        -append "root=/dev/vda rw console=ttyS0 panic=-1 quiet $2" </dev/null |
+        -append "root=/dev/vda rw console=ttyS0 panic=-1 quiet $3" </dev/null |
         tee "$log" | sed -u 's/\r$//; /^\[ *[0-9.]*\] /d; /^$/d; s/^/  /'
-    echo "vm-test: $1 driver: $(($(date +%s) - began)) s"
-    grep -q '^vm-test: all passed' "$log" || fail "the tests of the $1 driver did not pass; see $log"
+    echo "vm-test: $1 driver, $2: $(($(date +%s) - began)) s"
+    grep -q '^vm-test: all passed' "$log" || failed="$failed $1-$2"
 }
 
-which=${1:-both}
-case $which in cgroupfs | systemd | both) ;; *) fail "$which is not cgroupfs, systemd or both" ;; esac
-[ "$which" = systemd ] || run cgroupfs "init=/sbin/vm-init"
-[ "$which" = cgroupfs ] ||
-    run systemd "systemd.unified_cgroup_hierarchy=1 systemd.show_status=0 systemd.unit=vm-test.target"
+[ "$driver" = both ] && driver="cgroupfs systemd"
+[ "$runtime" = both ] && runtime="crun runc"
+failed=
+for one in $driver; do
+    for with in $runtime; do
+        case $one in
+        cgroupfs) run cgroupfs "$with" "init=/sbin/vm-init" ;;
+        systemd) run systemd "$with" "systemd.show_status=0 systemd.unit=vm-test.target" ;;
+        esac
+    done
+done
+[ -z "$failed" ] || fail "not everything passed:$failed; see the logs in $vm"

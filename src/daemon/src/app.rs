@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageConfig, Images, Overlay, StageSink};
+use image::{ImageConfig, Images, Overlay, ProxyConfig, StageSink};
 use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
-use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, Rooms};
+use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, PrivilegedDevices, Rooms};
 use rpc::{
     Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingConfig,
     StreamingServer, TlsFiles,
@@ -18,8 +18,9 @@ use telemetry::Metrics;
 use tokio::net::UnixListener;
 
 use crate::admin::{Admin, Node, Phase, Shown};
+use crate::apparmor;
 use crate::commands::version::VERSION;
-use crate::config::value::{CgroupDriver, IpPreference, UnsetSeccomp};
+use crate::config::value::{CgroupDriver, ImageDefinedVolumes, IpPreference, UnsetSeccomp};
 use crate::config::{Config, reference};
 use crate::counted::Counted;
 use crate::drain::Drain;
@@ -85,6 +86,8 @@ impl App {
         let path = std::env::var("PATH").unwrap_or_default();
         let found = runtimes::find(&config, &path)?;
         let shim = runtimes::find_shim(&config, &path)?;
+        // Before the pod room looks at what is loaded.
+        apparmor::ensure(&config.state, &path).await;
 
         let metrics = Metrics::new();
         let shown = Shown::new(Arc::clone(&metrics), config.socket());
@@ -222,6 +225,7 @@ pub(crate) fn image_config(config: &Config) -> ImageConfig {
         pinned: config.images.pinned.clone(),
         layers_at_once_max: config.images.fetches_max,
         unpack_threads_max: threads,
+        proxies: ProxyConfig::from_environment(),
         ..defaults
     }
 }
@@ -247,12 +251,24 @@ fn cni_config(config: &Config) -> CniConfig {
 fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
     let driver = cgroup_driver(config.cgroup.driver);
     let handlers = found.handlers.iter().map(|(name, binary)| {
+        let settings = config.runtimes.get(name).cloned().unwrap_or_default();
+        let privileged_devices = match (
+            settings.privileged_without_host_devices,
+            settings.privileged_without_host_devices_all_devices_allowed,
+        ) {
+            (false, _) => PrivilegedDevices::All,
+            (true, true) => PrivilegedDevices::Allowed,
+            (true, false) => PrivilegedDevices::None,
+        };
         let features = runtimes::features(binary).on_kernel(kernel::release::running());
         let handler = OciHandler {
             binary: binary.clone(),
             recursive_read_only: features.recursive_read_only,
             id_mapped_mounts: features.id_mapped_mounts,
             user_namespaces: features.user_namespaces,
+            privileged_devices,
+            cgroup_writable: settings.cgroup_writable,
+            exec: runtimes::exec_by(config, name, binary),
         };
         (name.clone(), handler)
     });
@@ -270,6 +286,7 @@ fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
             (pod::CgroupDriver::Systemd, slice) => slice_path(slice.unwrap_or("gantline.slice")),
         },
         log_line_bytes_max: config.pods.log_line_bytes_max,
+        path_helper: Some(("/proc/self/exe".into(), vec![crate::flags::LOOK_AT_PATHS.to_owned()])),
         defaults: ContainerDefaults {
             capabilities: security.default_capabilities.iter().map(bare).collect(),
             seccomp_when_unset: security.unset_seccomp == UnsetSeccomp::RuntimeDefault,
@@ -282,6 +299,11 @@ fn pods_config(config: &Config, found: &Runtimes) -> PodsConfig {
                 .iter()
                 .map(|limit| (format!("RLIMIT_{}", limit.name.to_uppercase()), limit.soft, limit.hard))
                 .collect(),
+            absent_mount_sources_to_reject: config.pods.absent_mount_sources_to_reject.clone(),
+            image_defined_volumes: config.pods.image_defined_volumes == ImageDefinedVolumes::Copy,
+            pids_limit: config.pods.pids_limit.map(u64::from),
+            device_ownership_from_security_context: security.device_ownership_from_security_context,
+            cdi_spec_dirs: config.pods.cdi_spec_dirs.clone(),
         },
     }
 }

@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::layers::Override;
 
+/// What the service starts itself with to look at paths that may hang.
+pub(crate) const LOOK_AT_PATHS: &str = "look-at-paths";
+
 /// A Kubernetes container runtime: serves the Container Runtime Interface to a kubelet, and to crictl.
 #[derive(Debug, Parser)]
 #[command(name = "gantline", version, max_term_width = 100)]
@@ -77,8 +80,15 @@ pub(crate) enum Command {
     Import(Import),
     /// Show what the running service is doing
     Status(Output),
+    /// Show what happened to pods and containers
+    Events(EventsFlags),
+    /// Say why a pod is not further: what it waits for, at which stage, since when, and what failed
+    Why(WhyFlags),
     /// Print the version
     Version(Output),
+    /// Answer the service's questions about paths that may hang
+    #[command(name = LOOK_AT_PATHS, hide = true)]
+    LookAtPaths,
 }
 
 /// What to do with the configuration.
@@ -110,6 +120,27 @@ pub(crate) enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+/// `gantline events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsFlags {
+    /// Go on with what happens from now on, until interrupted
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How it is printed; JSON comes one event a line.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `gantline why`.
+#[derive(Debug, Args)]
+pub(crate) struct WhyFlags {
+    /// The pod: an id or a prefix of one, namespace/name, or a name
+    pub(crate) pod: String,
+    /// How it is printed.
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// `gantline pull`.

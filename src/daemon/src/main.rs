@@ -5,6 +5,7 @@
 
 mod admin;
 mod app;
+mod apparmor;
 mod check;
 mod commands;
 mod config;
@@ -47,6 +48,9 @@ fn run(flags: Flags) -> Exit {
         Command::Pull(pull) => commands::transfer::pull(pull, common),
         Command::Import(import) => commands::transfer::import(import, common),
         Command::Status(output) => commands::status::run(output.output, common),
+        Command::LookAtPaths => commands::look::run(),
+        Command::Events(flags) => commands::events::run(flags, common),
+        Command::Why(flags) => commands::why::run(flags, common),
         Command::Version(output) => commands::version::run(output.output),
     }
 }

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use pod::{ExecBy, Kind};
+
 use crate::config::Config;
+use crate::config::value::ExecMode;
 
 /// Used under their own names when the configuration names none; the first that is there is the default.
 const WELL_KNOWN: [&str; 3] = ["crun", "runc", "youki"];
@@ -117,6 +120,17 @@ pub(crate) fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
+/// Who starts the processes of execs in containers of a handler.
+pub(crate) fn exec_by(config: &Config, name: &str, binary: &Path) -> ExecBy {
+    let file_name = binary.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match config.runtimes.get(name).and_then(|runtime| runtime.exec) {
+        Some(ExecMode::Runtime) => ExecBy::Runtime,
+        // What others run may be no processes of this kernel.
+        None if !WELL_KNOWN.contains(&file_name) => ExecBy::Runtime,
+        Some(ExecMode::Native) | None => ExecBy::Shim(Kind::of(binary)),
+    }
+}
+
 /// What an OCI runtime says that it can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features {
@@ -141,10 +155,23 @@ impl Features {
     }
 }
 
-/// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is taken
-/// to have none: Status says so, and a container that needs one is refused instead of run without it.
+/// Asks a runtime for its features (runtime-spec, features.md). One that does not know the question is asked for its
+/// version; it has what is known of that, else none: Status says so, and a container that needs one is refused
+/// instead of run without it.
 pub(crate) fn features(binary: &Path) -> Features {
-    briefly(binary, "features").map(|text| parse_features(&text)).unwrap_or_default()
+    let asked = briefly(binary, "features").map(|text| parse_features(&text));
+    asked.or_else(|_| briefly(binary, "--version").map(|text| features_by_version(&text))).unwrap_or_default()
+}
+
+/// What a runtime of that version can do, of those that have no `features` command. By its NEWS crun has one since
+/// 1.8.6, mounts recursively read-only since 1.4, and maps ids of mounts as the runtime-spec has it since 1.8.1.
+fn features_by_version(text: &str) -> Features {
+    let version = text.lines().next().and_then(|line| line.strip_prefix("crun version "));
+    let mut numbers = version.unwrap_or_default().split('.').map_while(|number| number.parse::<u32>().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    let version = (next(), next(), next());
+    let maps = version >= (1, 8, 1);
+    Features { recursive_read_only: version >= (1, 4, 0), id_mapped_mounts: maps, user_namespaces: maps }
 }
 
 fn parse_features(text: &str) -> Features {
@@ -209,8 +236,9 @@ mod tests {
     }
 
     fn config(runtimes: &[(&str, Option<PathBuf>)], default: Option<&str>) -> Config {
-        let runtimes =
-            runtimes.iter().map(|(name, path)| ((*name).to_owned(), Runtime { path: path.clone() }));
+        let runtimes = runtimes
+            .iter()
+            .map(|(name, path)| ((*name).to_owned(), Runtime { path: path.clone(), ..Runtime::default() }));
         Config {
             runtimes: runtimes.collect(),
             default_runtime: default.map(str::to_owned),
@@ -243,6 +271,25 @@ mod tests {
     }
 
     #[test]
+    fn execs_are_native_for_runtimes_that_make_processes_of_this_kernel() {
+        for (file, exec, expected) in [
+            ("runc", None, ExecBy::Shim(Kind::Runc)),
+            ("crun", None, ExecBy::Shim(Kind::Crun)),
+            ("youki", None, ExecBy::Shim(Kind::Other)),
+            ("runsc", None, ExecBy::Runtime),
+            ("runsc", Some(ExecMode::Native), ExecBy::Shim(Kind::Other)),
+            ("runc", Some(ExecMode::Native), ExecBy::Shim(Kind::Runc)),
+            ("runc", Some(ExecMode::Runtime), ExecBy::Runtime),
+        ] {
+            let mut config = config(&[("x", None)], None);
+            config.runtimes.get_mut("x").unwrap().exec = exec;
+            assert_eq!(exec_by(&config, "x", &Path::new("/opt").join(file)), expected, "{file} {exec:?}");
+        }
+        let found = exec_by(&Config::default(), "crun", Path::new("/usr/bin/crun"));
+        assert_eq!(found, ExecBy::Shim(Kind::Crun), "without a section");
+    }
+
+    #[test]
     fn a_shim_that_is_not_there_is_named() {
         let mut config = Config::default();
         config.pods.shim = Some("/nonexistent/shim".into());
@@ -252,6 +299,25 @@ mod tests {
             "no executable gantline-shim in /nonexistent/shim; install it beside gantline, or set pods.shim"
         );
     }
+    #[test]
+    fn an_old_crun_is_known_by_its_version() {
+        let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
+        let read_only = Features { recursive_read_only: true, ..Features::default() };
+        for (text, expected) in [
+            ("crun version 1.8.1\ncommit: f8a096b\n", all),
+            ("crun version 1.10\n", all),
+            ("crun version 1.8\n", read_only),
+            ("crun version 1.4\n", read_only),
+            ("crun version 1.3.2\n", Features::default()),
+            ("crun version 0.21\n", Features::default()),
+            ("runc version 1.0.0\n", Features::default()),
+            ("crun version UNKNOWN\n", Features::default()),
+            ("", Features::default()),
+        ] {
+            assert_eq!(features_by_version(text), expected, "{text:?}");
+        }
+    }
+
     #[test]
     fn a_feature_needs_the_kernel_too() {
         let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };

@@ -13,6 +13,12 @@ pub(crate) fn print(text: impl Display) {
     let _ = write!(out, "{text}{newline}").and_then(|()| out.flush());
 }
 
+/// Writes one line of many; false when the reader has gone away.
+pub(crate) fn print_line(text: impl Display) -> bool {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
 /// Says what went wrong.
 pub(crate) fn complain(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "gantline: {text}");
@@ -67,6 +73,22 @@ pub(crate) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{whole} B") } else { format!("{whole}.{tenths} {}", UNITS[unit]) }
 }
 
+/// `3d 4h`, `4h 5m`, `5m 6s`, `6s`
+pub(crate) fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+/// Milliseconds as seconds with one digit after the point, `12.3 s`.
+pub(crate) fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +103,13 @@ mod tests {
             (u64::MAX, "16777215.9 TiB"),
         ] {
             assert_eq!(bytes(count), expected);
+        }
+    }
+
+    #[test]
+    fn durations_have_two_parts() {
+        for (seconds, expected) in [(6, "6s"), (306, "5m 6s"), (14_700, "4h 5m"), (273_600, "3d 4h")] {
+            assert_eq!(duration(seconds), expected);
         }
     }
 

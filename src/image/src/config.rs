@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::progress::StageSink;
+use crate::registry::ProxyConfig;
 
 /// The image room's settings. Everything has a default but the root.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct ImageConfig {
     pub backoff_first: Duration,
     /// How soon a writable layer is measured again, at the earliest.
     pub measure_period: Duration,
+    /// Proxies on the way to registries; none unless given.
+    pub proxies: ProxyConfig,
     /// Who is told how long the stages of pulls take.
     pub stages: StageSink,
 }
@@ -43,6 +46,7 @@ impl ImageConfig {
             attempts_max: 5,
             backoff_first: Duration::from_millis(200),
             measure_period: Duration::from_secs(10),
+            proxies: ProxyConfig::default(),
             stages: StageSink::default(),
         }
     }

@@ -39,6 +39,20 @@ pub enum LayerError {
     Cancelled,
 }
 
+impl LayerError {
+    /// Whether what came was not what the manifest names. An image whose configuration does not go with its layers is
+    /// the same from every host.
+    fn is_wrong_content(&self) -> bool {
+        match self {
+            Self::Fetch(error) => matches!(error, RegistryError::TooLong { .. }),
+            Self::Unpack(UnpackError::Digest { .. } | UnpackError::Size { .. }) => true,
+            Self::Unpack(UnpackError::Decompress(error)) => error.kind() != std::io::ErrorKind::Unsupported,
+            Self::Unpack(UnpackError::Extract(error)) => error.io().is_none(),
+            Self::Unpack(_) | Self::Read(_) | Self::Publish(_) | Self::Cancelled => false,
+        }
+    }
+}
+
 impl Classify for LayerError {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -152,19 +166,38 @@ impl Shared {
     async fn run_layer(
         self: &Arc<Self>,
         expected: &Expected,
-        source: Source,
+        mut source: Source,
         mut unwanted: oneshot::Receiver<()>,
     ) -> Result<(), LayerError> {
         let _permit = tokio::select! {
             _ = &mut unwanted => return Err(LayerError::Cancelled),
             permit = self.jobs.at_once.acquire() => permit.map_err(|_| LayerError::Cancelled)?,
         };
+        loop {
+            match self.try_layer(expected, &source, &mut unwanted).await {
+                // A mirror may be broken where the registry is not.
+                Err(error) if error.is_wrong_content() && source.pass_over() => {
+                    let digest = source.digest.as_str();
+                    tracing::warn!(digest, error = %model::chain(&error), "a host gave a wrong layer; the next is asked");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// One transfer and what becomes of it.
+    async fn try_layer(
+        self: &Arc<Self>,
+        expected: &Expected,
+        source: &Source,
+        mut unwanted: &mut oneshot::Receiver<()>,
+    ) -> Result<(), LayerError> {
         let (feed, unpacked) = unpack::start(&self.layers, &self.jobs.budget, expected.clone());
         let mut unpacked = std::pin::pin!(unpacked);
         let fetched = tokio::select! {
             biased;
             _ = &mut unwanted => Err(LayerError::Cancelled),
-            fetched = source.feed(feed) => fetched,
+            fetched = source.clone().feed(feed) => fetched,
             // The pipeline refused before all bytes had come; or it was quicker to see their end.
             unpacked = &mut unpacked => {
                 let (ingest, record) = unpacked.map_err(LayerError::Unpack)?;

@@ -43,7 +43,7 @@ pub use jobs::LayerError;
 pub use manifest::ManifestError;
 pub use progress::{LayerStage, Progress, ProgressSink, StageSink};
 pub use pull::{PullError, PullFailure, PullRequest};
-pub use registry::RegistryError;
+pub use registry::{ProxyConfig, RegistryError};
 pub use snapshot::{Mapped, Overlay, SnapshotError, Snapshots, Usage};
 pub use stack::StackError;
 pub use unpack::{ExtractError, TarError, UnpackError};

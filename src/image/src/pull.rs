@@ -14,7 +14,7 @@ use crate::images::{Images, Shared, lock};
 use crate::manifest::{ACCEPT, DEPTH_MAX, Descriptor, Manifest, ManifestError, Platform};
 use crate::progress::{Progress, ProgressSink, StageClock};
 use crate::registry::{RegistryError, Repository};
-use crate::source::{From, Source};
+use crate::source::{From, Hosts, Source};
 use crate::unpack::Expected;
 
 /// What to pull.
@@ -186,7 +186,7 @@ impl Shared {
         let document = document.map_err(PullFailure::FetchConfig)?;
         let config = read_config(&document.bytes, layers.len())?;
         let source = |layer: &Descriptor| Source {
-            from: From::Registry(repository.clone()),
+            from: From::Registry(repository.clone(), Hosts::default()),
             digest: layer.digest.clone(),
             size: layer.size,
             progress: Some(progress.clone()),

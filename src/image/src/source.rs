@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use model::Digest;
 
@@ -30,13 +30,30 @@ pub(crate) struct Source {
 /// Who has them.
 #[derive(Clone)]
 pub(crate) enum From {
-    /// A blob of a repository.
-    Registry(Arc<Repository>),
+    /// A blob of a repository, from one of its hosts.
+    Registry(Arc<Repository>, Hosts),
     /// A part of an archive, or a file of an OCI layout.
     File { file: Arc<File>, offset: u64 },
 }
 
+/// Which of a repository's hosts are asked for a blob.
+#[derive(Clone, Default)]
+pub(crate) struct Hosts {
+    /// So many of the first are passed over: what they gave was not the blob.
+    passed_over: usize,
+    /// The first that gave a byte.
+    gave: Arc<OnceLock<usize>>,
+}
+
 impl Source {
+    /// What came is not the blob: whoever gave it is passed over the next time. False: nobody else is left.
+    pub(crate) fn pass_over(&mut self) -> bool {
+        let From::Registry(repository, hosts) = &mut self.from else { return false };
+        let Some(gave) = hosts.gave.get() else { return false };
+        *hosts = Hosts { passed_over: gave + 1, gave: Arc::default() };
+        hosts.passed_over < repository.blob_hosts()
+    }
+
     /// Tells those who watch.
     pub(crate) fn tell(&self, stage: LayerStage, done: u64) {
         if let Some(progress) = &self.progress {
@@ -48,14 +65,16 @@ impl Source {
     pub(crate) async fn feed(self, feed: Feed) -> Result<(), LayerError> {
         self.tell(LayerStage::Unpacking, 0);
         match &self.from {
-            From::Registry(repository) => {
+            From::Registry(repository, hosts) => {
                 let last = AtomicU64::new(0);
                 let told = |done: u64| {
                     if last.swap(done / PROGRESS_BYTES, Ordering::Relaxed) != done / PROGRESS_BYTES {
                         self.tell(LayerStage::Unpacking, done);
                     }
                 };
-                let fetched = repository.blob(&self.digest, self.size, &feed, &told).await;
+                let fetched =
+                    repository.blob(&self.digest, self.size, hosts.passed_over, &hosts.gave, &feed, &told);
+                let fetched = fetched.await;
                 fetched.map_err(LayerError::Fetch)?;
                 feed.end().await;
                 Ok(())

@@ -22,7 +22,9 @@ mod table;
 
 pub use mapped::{check_id_mapped, overlay_mapped};
 pub use overlay::{Overlay, overlay, overlay_takes_many_layers};
-pub use table::{MountInfo, below, holding, is_mount_point, parse, propagation, table};
+pub use table::{
+    MountInfo, below, holding, holding_in, id_of, is_mount_point, leading_to, parse, propagation, table,
+};
 
 /// Mounts stacked on one target that [`unmount`] takes away: more is a loop of somebody else's making.
 const STACK_MAX: usize = 64;

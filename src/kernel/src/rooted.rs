@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::SysError;
@@ -56,6 +56,24 @@ pub fn directory(root: &Path, path: &Path) -> Result<PathBuf, SysError> {
     }
     std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
         .map_err(|e| SysError::path("readlink", at(), e))
+}
+
+/// The id of the mount that holds `path`, where no part of the path is a symbolic link; `None` where one is, where
+/// there is nothing, and on a kernel before 5.8.
+///
+/// # Errors
+/// The system call that failed.
+pub fn mount_of_plain(path: &Path) -> Result<Option<u64>, SysError> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let found = match rustix::fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Ok(found) => found,
+        Err(Errno::LOOP | Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(e) => return Err(SysError::path("openat2", path, e)),
+    };
+    let seen = rustix::fs::statx(&found, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .map_err(|e| SysError::path("statx", path, e))?;
+    let known = StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::MNT_ID);
+    Ok(known.then_some(seen.stx_mnt_id))
 }
 
 fn open_path(root: &Path, path: &Path) -> Result<OwnedFd, Errno> {

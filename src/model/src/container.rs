@@ -50,6 +50,9 @@ pub struct ContainerConfig {
     pub annotations: StringMap,
     /// Relative to the pod's log directory; empty: the log is discarded.
     pub log_path: PathBuf,
+    /// Where CreateContainer names another log directory than the pod's.
+    #[serde(default)]
+    pub log_directory: Option<PathBuf>,
     /// Whether standard input stays open for attached clients.
     pub stdin: bool,
     /// Whether it is closed when the first of them leaves.

@@ -14,6 +14,7 @@ pub mod pod;
 pub mod resources;
 pub mod security;
 pub mod signal;
+pub mod time;
 
 pub use container::{ContainerConfig, ContainerIdentity, Device, ImageSpec, Mount, MountSource, Propagation};
 pub use error::{Classify, CriToken, ErrorKind, chain};

@@ -38,8 +38,14 @@ pub const CGROUPS_KEPT_OPEN_MAX: usize = 1024;
 pub const PROCESSES_COUNTED_MAX: usize = 16 * 1024;
 /// Open files of one container that its metrics look at, to tell sockets from the rest.
 pub const OPEN_FILES_LOOKED_AT_MAX: u64 = 4096;
+/// Failures that the node remembers for `gantline why`.
+pub const TROUBLES_MAX: usize = 256;
+/// Past events that the node remembers for `gantline events`.
+pub const EVENTS_KEPT_MAX: usize = 512;
 /// The size of a pod's /dev/shm, bytes.
 pub const POD_SHM_BYTES: u64 = 64 * 1024 * 1024;
+/// The least memory limit of a container, bytes: below it no OCI runtime comes as far as the container's own program.
+pub const CONTAINER_MEMORY_BYTES_MIN: i64 = 512 * 1024;
 /// An image manifest or index, bytes.
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// An image configuration, bytes.
@@ -50,8 +56,16 @@ pub const IMAGE_LAYERS_MAX: usize = 500;
 pub const PULL_STALL_MAX: Duration = Duration::from_secs(60);
 /// An image's /etc/passwd or /etc/group, bytes.
 pub const ACCOUNT_FILE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long the file system of a path of the host's may take to answer before the request is given up.
+pub const HOST_PATH_MAX: Duration = Duration::from_secs(15);
+/// Look-ups of paths that may hang at once: processes that a dead file system holds, which no signal ends.
+pub const HOST_PATHS_HANGING_MAX: usize = 16;
+/// A CDI specification, bytes.
+pub const CDI_SPEC_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A seccomp profile of the node's, bytes.
 pub const SECCOMP_PROFILE_BYTES_MAX: usize = 1024 * 1024;
+/// Compiled seccomp filters that are kept for execs.
+pub const SECCOMP_FILTERS_MAX: usize = 64;
 
 const _: () = assert!(EXEC_SYNC_OUTPUT_BYTES_MAX < GRPC_MESSAGE_BYTES_MAX);
 const _: () = assert!(LOG_LINE_BYTES_DEFAULT < SHIM_FRAME_BYTES_MAX);

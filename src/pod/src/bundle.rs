@@ -15,13 +15,16 @@ use kernel::cgroup::Group;
 use kernel::{SysError, durable};
 use model::{
     Classify, ContainerConfig, ContainerId, ErrorKind, ImageSpec, MandatoryProfile, NamespaceMode, PodConfig,
-    PodId, Signal,
+    PodId, Signal, host_id,
 };
 use shim_client::{RunContainer, Shim};
 use telemetry::Stages;
 
-use crate::config::{PodPaths, PodsConfig};
+use crate::cdi;
+use crate::config::{PodPaths, PodsConfig, PrivilegedDevices};
+use crate::defined_volumes::{self, DefinedVolume};
 use crate::error::{Cause, PodError};
+use crate::host_paths::HostPaths;
 use crate::image_volumes::{self, ImageVolumes};
 use crate::records::ContainerRecord;
 use crate::sandbox;
@@ -41,6 +44,8 @@ pub(crate) struct Builder {
     facts: Arc<HostFacts>,
     defaults: Arc<Defaults>,
     volumes: Arc<ImageVolumes>,
+    host_paths: HostPaths,
+    cdi: Arc<cdi::Registry>,
 }
 
 /// What one container is made from.
@@ -51,6 +56,10 @@ pub(crate) struct Input {
     pub(crate) cgroup_parent: String,
     /// What its OCI runtime can do.
     pub(crate) handler: HandlerCan,
+    /// What a privileged container gets of the host's devices.
+    pub(crate) privileged_devices: PrivilegedDevices,
+    /// Whether an unprivileged container's /sys/fs/cgroup is writable.
+    pub(crate) cgroup_writable: bool,
     /// The first process of the pod's shared PID namespace.
     pub(crate) pod_init: Option<u32>,
     /// The first process of the container whose PID namespace is shared.
@@ -89,12 +98,14 @@ impl Builder {
     ) -> Self {
         let defaults = Arc::new(config.spec_defaults());
         let volumes = Arc::new(ImageVolumes::new(Arc::clone(&snapshots), Arc::clone(&config)));
-        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes }
+        let host_paths = HostPaths::new(config.path_helper.clone());
+        let cdi = Arc::new(cdi::Registry::new(config.defaults.cdi_spec_dirs.clone()));
+        Self { config, images, snapshots, stages, facts: Arc::new(facts), defaults, volumes, host_paths, cdi }
     }
 
     /// The image that a container asks for, which must be on this node.
     pub(crate) fn find_image(&self, wanted: &ImageSpec) -> Result<Arc<Image>, PodError> {
-        let _timed = self.stages.time("image_resolve");
+        let _timed = self.stages.time_of("image_resolve", wanted.image.as_str());
         match self.images.find(&wanted.image) {
             Ok(Some(image)) => Ok(image),
             Ok(None) => Err(PodError::ImageNotFound(wanted.image.clone())),
@@ -141,7 +152,7 @@ pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Result<Sig
 
 /// Where the container's output is kept.
 pub(crate) fn log_path(pod: &PodConfig, container: &ContainerConfig) -> Option<PathBuf> {
-    let directory = pod.log_directory.as_ref()?;
+    let directory = container.log_directory.as_ref().or(pod.log_directory.as_ref())?;
     (!container.log_path.as_os_str().is_empty()).then(|| directory.join(&container.log_path))
 }
 
@@ -278,29 +289,46 @@ impl Builder {
         let pin = PodPaths::new(&self.config, &input.pod).user();
         let own_user = input.pod_config.security.namespaces.own_user();
         let user = own_user.map(|ids| Mapped { namespace: &pin, ids });
+        let edits = cdi::edits(&self.cdi, &input.record.config);
+        let edits = edits.map_err(|e| step("find the CDI devices")(Cause::new(e)))?;
         let image_volumes =
             self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
-        let timed = self.stages.time("snapshot");
+        let timed = self.stages.time_of("snapshot", container.as_str());
         self.snapshots
             .prepare(container, &input.image, &rootfs, user)
             .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
         drop(timed);
-        let _timed = self.stages.time("spec");
+        let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
+        let _timed = self.stages.time_of("spec", container.as_str());
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let config = &self.with_node_profile(&input.record.config);
-        let user =
+        let mut user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
-        let mounts = prepare::mounts(config, &image_volumes).map_err(refused)?;
-        prepare::check_id_maps(config, &mounts).map_err(refused)?;
-        let devices = prepare::devices(config, config.security.privileged).map_err(refused)?;
-        let profile = config.security.seccomp.as_ref().filter(|_| !config.security.privileged);
+        let mut look = self.host_paths.look();
+        let must_exist = &self.config.defaults.absent_mount_sources_to_reject;
+        let mounts = prepare::mounts(&mut look, config, &image_volumes, must_exist).map_err(refused)?;
+        spec::id_maps::check(config, &mounts).map_err(refused)?;
+        let privileged = config.security.privileged;
+        let choice = prepare::DeviceChoice {
+            all_of_hosts: privileged && input.privileged_devices == PrivilegedDevices::All,
+            owned_by_user: self.config.defaults.device_ownership_from_security_context,
+        };
+        let devices = prepare::devices(&mut look, config, choice).map_err(refused)?;
+        let injection = spec::Injection::prepare(&mut look, &edits, &user).map_err(refused)?;
+        for gid in &injection.additional_gids {
+            if !user.additional_gids.contains(gid) {
+                user.additional_gids.push(*gid);
+            }
+        }
+        let profile = config.security.seccomp.as_ref().filter(|_| !privileged);
         let seccomp = spec::read_localhost(profile).map_err(refused)?;
         let cgroups_path =
             cgroups_path::container(self.config.cgroup_driver, &input.cgroup_parent, container);
         let cgroups_path = cgroups_path.map_err(refused)?;
         let image = &input.image.config;
+        let files = self.files(input);
         let spec = spec::build(&SpecInput {
             pod_id: &input.pod,
             pod: &input.pod_config,
@@ -316,18 +344,25 @@ impl Builder {
             user: &user,
             rootfs: &rootfs,
             hostname: &sandbox::hostname(&input.pod, &input.pod_config),
-            files: &self.files(input),
+            files: &files,
             namespaces: &self.namespaces(input),
             mounts: &mounts,
+            volumes: &volumes,
             devices: &devices,
+            injection: &injection,
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
-            host: &self.facts,
+            host: &self.facts.renewed(),
             handler: input.handler,
+            all_devices: privileged && input.privileged_devices != PrivilegedDevices::None,
+            cgroup_writable: input.cgroup_writable,
             defaults: &self.defaults,
         })
         .map_err(refused)?;
-        prepare::make_missing(&mounts).map_err(refused)?;
+        prepare::make_missing(&mut look, &mounts).map_err(refused)?;
+        if let Some(label) = &spec.linux.mount_label {
+            spec::relabel::relabel(config, &mounts, &files, label).map_err(refused)?;
+        }
         let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
         // Not synced: a reboot ends every container, and takes the bundles with it.
         durable::replace(&bundle.join("config.json"), &bytes, 0o600)
@@ -336,6 +371,20 @@ impl Builder {
             [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
         let user = User { uid: user.uid, gid: user.gid, supplemental_groups: groups.into_iter().collect() };
         Ok(Bundle { user })
+    }
+
+    /// The volumes that the image asks for, unless the node makes none.
+    fn make_volumes(&self, input: &Input, rootfs: &Path) -> Result<Vec<DefinedVolume>, Cause> {
+        let volumes = &input.image.config.volumes;
+        if volumes.is_empty() || !self.config.defaults.image_defined_volumes {
+            return Ok(Vec::new());
+        }
+        let own_user = input.pod_config.security.namespaces.own_user();
+        let root = own_user.map_or((Some(0), Some(0)), |own| (host_id(&own.uids, 0), host_id(&own.gids, 0)));
+        let root = (root.0.unwrap_or(0), root.1.unwrap_or(0));
+        let directory = self.snapshots.volumes(&input.container);
+        defined_volumes::make(rootfs, root, &directory, volumes, &input.record.config.mounts)
+            .map_err(Cause::new)
     }
 
     /// A container whose default seccomp profile is the node's own file, where the node has one.

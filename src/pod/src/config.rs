@@ -28,6 +28,9 @@ pub struct PodsConfig {
     pub cgroup_parent: String,
     /// One CRI log line before it is split, bytes.
     pub log_line_bytes_max: usize,
+    /// A program that runs [`crate::serve_host_paths`] on its standard streams, and its arguments: paths that may lie on
+    /// a file system that does not answer are looked at there. `None`: by this process, which may hang.
+    pub path_helper: Option<(PathBuf, Vec<String>)>,
     /// What a container may use where the request does not say.
     pub defaults: ContainerDefaults,
 }
@@ -47,6 +50,16 @@ pub struct ContainerDefaults {
     pub unprivileged_icmp: bool,
     /// Resource limits of processes: name (`RLIMIT_NOFILE`), soft, hard.
     pub rlimits: Vec<(String, u64, u64)>,
+    /// Mount sources that are not made where they do not exist: the container is refused.
+    pub absent_mount_sources_to_reject: Vec<PathBuf>,
+    /// Whether the volumes that an image asks for are made; else their paths are of the root file system.
+    pub image_defined_volumes: bool,
+    /// Tasks that a container may have; `None`: unlimited.
+    pub pids_limit: Option<u64>,
+    /// Whether a container's devices belong to the user and group of its security context.
+    pub device_ownership_from_security_context: bool,
+    /// Where CDI specifications lie; a later directory is before an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 /// An OCI runtime.
@@ -60,6 +73,56 @@ pub struct OciHandler {
     pub id_mapped_mounts: bool,
     /// Whether it and the kernel run pods in user namespaces of their own, as above.
     pub user_namespaces: bool,
+    /// What of the host's devices a privileged container gets.
+    pub privileged_devices: PrivilegedDevices,
+    /// Whether an unprivileged container's /sys/fs/cgroup is writable.
+    pub cgroup_writable: bool,
+    /// Who starts the processes of execs in its containers.
+    pub exec: ExecBy,
+}
+
+/// What of the host's devices a privileged container gets, beside those that it asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrivilegedDevices {
+    /// All of them.
+    #[default]
+    All,
+    /// None, but it may make and use nodes of any.
+    Allowed,
+    /// None.
+    None,
+}
+
+/// Who starts the processes of execs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExecBy {
+    /// The OCI runtime's `exec`: the only way into containers that are no namespaces of this kernel's.
+    #[default]
+    Runtime,
+    /// The pod's shim, as that runtime would; the runtime where the shim cannot.
+    Shim(Kind),
+}
+
+/// A kind of OCI runtime, where they differ in what a container's processes find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Names its session keyrings `_ses.<id>`, and answers ENOSYS for system calls that a profile is too old to know.
+    Runc,
+    /// Names its session keyrings by the container's id.
+    Crun,
+    /// Any other: a new session keyring for each exec.
+    Other,
+}
+
+impl Kind {
+    /// By the name of its binary.
+    pub fn of(binary: &Path) -> Self {
+        match binary.file_name().and_then(|name| name.to_str()) {
+            Some("runc") => Self::Runc,
+            Some("crun") => Self::Crun,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl PodsConfig {
@@ -79,8 +142,8 @@ impl PodsConfig {
                 SeccompDefault::Unconfined
             },
             rlimits: defaults.rlimits.iter().map(rlimit).collect(),
+            pids_limit: defaults.pids_limit,
             own_directories: vec![self.root.clone(), self.state.clone()],
-            ..Defaults::default()
         }
     }
 

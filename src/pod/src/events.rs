@@ -3,13 +3,14 @@
 //! An event is sent after its state is durable and published, and before the call that caused it answers.
 //! Each subscriber has a bounded ring: one that falls behind loses its subscription, and nobody waits.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model::UnixNanos;
-use model::limits::EVENTS_PER_SUBSCRIBER_MAX;
+use model::limits::{EVENTS_KEPT_MAX, EVENTS_PER_SUBSCRIBER_MAX};
+use model::{PodIdentity, UnixNanos};
 use tokio::sync::broadcast;
 
-use crate::state::PodView;
+use crate::state::{ContainerPhase, PodView};
 
 /// What happened. At most once each for one container or pod, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,9 +49,49 @@ pub enum NoMoreEvents {
     Stopping,
 }
 
+/// What is kept of an event when it is past: enough for a person to read, little enough to keep many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastEvent {
+    /// When.
+    pub at: UnixNanos,
+    /// What happened.
+    pub kind: EventKind,
+    /// The container's id, or the pod's for what happened to the pod itself.
+    pub subject: String,
+    /// The pod.
+    pub identity: PodIdentity,
+    /// The container's name; `None` for what happened to the pod itself, and for a container that went with its pod.
+    pub container: Option<String>,
+    /// How the container ended, for [`EventKind::Stopped`].
+    pub exit: Option<(i32, &'static str)>,
+}
+
+impl From<&Event> for PastEvent {
+    fn from(event: &Event) -> Self {
+        let container = event.view.containers.iter().find(|one| one.id.as_str() == event.subject);
+        let exit = container.and_then(|one| match &one.phase {
+            ContainerPhase::Exited(exit) if event.kind == EventKind::Stopped => {
+                Some((exit.code, exit.reason.as_str()))
+            }
+            _ => None,
+        });
+        Self {
+            at: event.at,
+            kind: event.kind,
+            subject: event.subject.clone(),
+            identity: event.view.pod.config.identity.clone(),
+            container: container.map(|one| one.config.name.clone()),
+            exit,
+        }
+    }
+}
+
 /// Where events come from and go to.
 #[derive(Clone, Debug)]
-pub struct Events(broadcast::Sender<Arc<Event>>);
+pub struct Events {
+    sender: broadcast::Sender<Arc<Event>>,
+    past: Arc<Mutex<VecDeque<PastEvent>>>,
+}
 
 /// One reader's place in the stream.
 #[derive(Debug)]
@@ -58,24 +99,40 @@ pub struct Subscription(broadcast::Receiver<Arc<Event>>);
 
 impl Default for Events {
     fn default() -> Self {
-        Self(broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX))
+        Self { sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX), past: Arc::default() }
     }
 }
 
 impl Events {
     /// Hears everything from now on.
     pub fn subscribe(&self) -> Subscription {
-        Subscription(self.0.subscribe())
+        Subscription(self.sender.subscribe())
     }
 
     /// How many hear.
     pub fn subscribers(&self) -> usize {
-        self.0.receiver_count()
+        self.sender.receiver_count()
     }
 
     pub(crate) fn send(&self, event: Event) {
+        // Both under one lock: who asks for the past and what follows sees each event once.
+        let mut past = self.past();
+        if past.len() == EVENTS_KEPT_MAX {
+            past.pop_front();
+        }
+        past.push_back(PastEvent::from(&event));
         // No subscriber is no fault.
-        let _ = self.0.send(Arc::new(event));
+        let _ = self.sender.send(Arc::new(event));
+    }
+
+    /// What happened last, the oldest first, and everything from now on: nothing is missed or told twice between.
+    pub fn past_and_future(&self) -> (Vec<PastEvent>, Subscription) {
+        let past = self.past();
+        (past.iter().cloned().collect(), self.subscribe())
+    }
+
+    fn past(&self) -> MutexGuard<'_, VecDeque<PastEvent>> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,20 +4,22 @@
 //! holds, so output never passes through the shim.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
+use kernel::SysError;
 use model::limits::{EXEC_SYNC_DRAIN_MAX, EXEC_SYNC_OUTPUT_BYTES_MAX, PORT_DIAL_MAX, SHIM_REPLY_MAX};
 use model::{ContainerId, ExecId, PodId};
-use shim_client::{ExecExit, ExecFds, ExecProcess, Shim};
+use shim_client::{ExecExit, ExecFds, ExecProcess, NativeExec, Shim};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tracing::warn;
 
 use crate::Pods;
+use crate::config::{ExecBy, Kind};
 use crate::error::{Cause, PodError};
+use crate::filters::Filters;
 use crate::spec::{self, Spec};
-use crate::state::PodPhase;
+use crate::state::{ContainerStatus, PodPhase};
 
 /// What a command wrote, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,23 +120,18 @@ impl Pods {
         command: Vec<String>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, PodError> {
-        let (status, shim) = self.running("exec in", container)?;
+        let (status, shim, handler) = self.running_with_handler("exec in", container)?;
+        let first_word = command.first().cloned().unwrap_or_default();
+        let prepared = self.prepare(&status, &shim, &handler, command, false).await;
         let id = status.id;
         let step = |source| PodError::ContainerStep { step: "exec", container: id.clone(), source };
-        let first_word = command.first().cloned().unwrap_or_default();
-        let process = process(&status.bundle, command, false).await.map_err(step)?;
+        let (process, native) = prepared.map_err(step)?;
         let exec = new_exec_id().map_err(step)?;
         let (stdout, stdout_end) = pipe_to_read().map_err(step)?;
         let (stderr, stderr_end) = pipe_to_read().map_err(step)?;
         let fds = ExecFds { stdin: None, stdout: Some(stdout_end), stderr: Some(stderr_end) };
-        let request = ExecProcess {
-            exec: exec.clone(),
-            container: id.clone(),
-            process,
-            tty: false,
-            timeout,
-            native: None,
-        };
+        let request =
+            ExecProcess { exec: exec.clone(), container: id.clone(), process, tty: false, timeout, native };
         shim.exec(request, fds).await.map_err(|e| PodError::container_step("exec", &id, e))?;
         let mut output = Collected::default();
         let ended = output.until_exit(stdout, stderr, shim.wait_exec(&exec));
@@ -172,10 +169,11 @@ impl Pods {
         command: Vec<String>,
         wanted: Wanted,
     ) -> Result<Session, PodError> {
-        let (status, shim) = self.running("exec in", container)?;
+        let (status, shim, handler) = self.running_with_handler("exec in", container)?;
+        let prepared = self.prepare(&status, &shim, &handler, command, wanted.tty).await;
         let id = status.id;
         let step = |source| PodError::ContainerStep { step: "exec", container: id.clone(), source };
-        let process = process(&status.bundle, command, wanted.tty).await.map_err(step)?;
+        let (process, native) = prepared.map_err(step)?;
         let exec = new_exec_id().map_err(step)?;
         let (mut streams, fds) = if wanted.tty {
             (Streams::default(), ExecFds::default())
@@ -188,11 +186,38 @@ impl Pods {
             process,
             tty: wanted.tty,
             timeout: None,
-            native: None,
+            native,
         };
         let started = shim.exec(request, fds).await.map_err(|e| PodError::container_step("exec", &id, e))?;
         streams.terminal = started.terminal;
         Ok(Session { streams, shim, exec, container: id })
+    }
+
+    /// The process to run, as the container's own specification has it, and what the shim needs to start it itself: if
+    /// it can, and the handler's runtime is of a kind that lets it.
+    async fn prepare(
+        &self,
+        status: &ContainerStatus,
+        shim: &Shim,
+        handler: &str,
+        command: Vec<String>,
+        tty: bool,
+    ) -> Result<(serde_json::Value, Option<NativeExec>), Cause> {
+        let by = self.host.sandboxes.config.handlers.get(handler).map_or(ExecBy::Runtime, |h| h.exec);
+        let by = if shim.execs_natively() { by } else { ExecBy::Runtime };
+        let (path, id, filters) =
+            (status.bundle.join("config.json"), status.id.clone(), self.filters.clone());
+        let work = move || {
+            let bytes = std::fs::read(&path).map_err(|e| Cause::host(SysError::path("read", &path, e)))?;
+            let spec: Spec = serde_json::from_slice(&bytes).map_err(Cause::host)?;
+            let process = spec::exec_process(&spec, &command, tty).map_err(Cause::new)?;
+            let native = match by {
+                ExecBy::Runtime => None,
+                ExecBy::Shim(kind) => native(&spec, &id, kind, &filters),
+            };
+            Ok((serde_json::to_value(process).map_err(Cause::host)?, native))
+        };
+        tokio::task::spawn_blocking(work).await.map_err(Cause::host)?
     }
 
     /// Attaches a client to a running container's own streams.
@@ -241,14 +266,18 @@ fn new_exec_id() -> Result<ExecId, Cause> {
     kernel::random::id_bytes().map(ExecId::from_bytes).map_err(Cause::host)
 }
 
-/// The process to run, as the container's own spec has it.
-async fn process(bundle: &Path, command: Vec<String>, tty: bool) -> Result<serde_json::Value, Cause> {
-    let path = bundle.join("config.json");
-    let bytes = tokio::fs::read(&path).await;
-    let bytes = bytes.map_err(|e| Cause::host(kernel::SysError::path("read", &path, e)))?;
-    let spec: Spec = serde_json::from_slice(&bytes).map_err(Cause::host)?;
-    let process = spec::exec_process(&spec, &command, tty).map_err(Cause::new)?;
-    serde_json::to_value(process).map_err(Cause::host)
+/// What the shim cannot read from the process; `None`: this container's execs are for the OCI runtime.
+fn native(spec: &Spec, id: &ContainerId, kind: Kind, filters: &Filters) -> Option<NativeExec> {
+    let filter = match &spec.linux.seccomp {
+        Some(profile) => Some(filters.of(profile, kind)?),
+        None => None,
+    };
+    let keyring = match kind {
+        Kind::Runc => Some(format!("_ses.{id}")),
+        Kind::Crun => Some(id.to_string()),
+        Kind::Other => None,
+    };
+    Some(NativeExec { keyring, filter })
 }
 
 fn pipe_fds() -> Result<(OwnedFd, OwnedFd), Cause> {

@@ -5,14 +5,18 @@
 //! crate must never know protobuf or gRPC, how an image is fetched, or how a CNI plugin is called.
 
 mod bundle;
+mod cdi;
 mod cgroups;
 mod config;
+mod defined_volumes;
 mod driver;
 mod ending;
 mod error;
 mod events;
 mod exec;
+mod filters;
 mod host;
+mod host_paths;
 mod image_volumes;
 mod index;
 mod info;
@@ -25,14 +29,18 @@ mod sandbox;
 pub mod spec;
 mod state;
 pub mod stats;
+mod story;
 mod sweep;
 mod systemd;
 mod usage;
 mod user_namespace;
 
-pub use config::{CgroupDriver, ContainerDefaults, OciHandler, PodsConfig};
+pub use config::{CgroupDriver, ContainerDefaults, ExecBy, Kind, OciHandler, PodsConfig, PrivilegedDevices};
+pub use defined_volumes::DefinedVolume;
 pub use error::PodError;
-pub use events::{Event, EventKind, Events, NoMoreEvents, Subscription};
+pub use events::{Event, EventKind, Events, NoMoreEvents, PastEvent, Subscription};
 pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};
+pub use host_paths::serve as serve_host_paths;
 pub use pods::{Pods, Rooms};
 pub use state::{ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User};
+pub use story::{Doing, Story, Trouble};

@@ -22,13 +22,16 @@ use crate::cgroups;
 use crate::config::PodsConfig;
 use crate::driver::{Driver, Handle, Host, Outcome, Request};
 use crate::error::{Cause, PodError};
-use crate::events::{Events, Subscription};
+use crate::events::{Events, PastEvent, Subscription};
+use crate::filters::Filters;
 use crate::host;
 use crate::index::Index;
 use crate::meter::Meter;
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
+use crate::spec;
 use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
+use crate::story::Troubles;
 use crate::sweep;
 use crate::usage;
 use crate::user_namespace;
@@ -55,6 +58,7 @@ pub struct Rooms {
 pub struct Pods {
     pub(crate) host: Arc<Host>,
     recovered: watch::Receiver<bool>,
+    pub(crate) filters: Filters,
 }
 
 impl Pods {
@@ -91,13 +95,14 @@ impl Pods {
             hierarchy,
             records,
             events: Events::default(),
+            troubles: Troubles::default(),
             index: Index::default(),
             jobs: TaskTracker::new(),
             meter: Meter::default(),
             log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
         });
         let (done, recovered) = watch::channel(false);
-        let pods = Self { host: Arc::clone(&host), recovered };
+        let pods = Self { host: Arc::clone(&host), recovered, filters: Filters::default() };
         let waits = enter_found(&host, found.pods, found.containers);
         usage::keep_sampling(&host);
         tokio::spawn(async move {
@@ -138,6 +143,8 @@ impl Pods {
         let config = Arc::new(config);
         let (handler, oci) = self.host.sandboxes.config.handler(&config.runtime_handler)?;
         user_namespace::check(&config, &handler, oci)?;
+        spec::check_pod(&config, self.host.bundles.facts())
+            .map_err(|e| PodError::Invalid { field: "config", why: model::chain(&e) })?;
         loop {
             let id = kernel::random::id_bytes()
                 .map(PodId::from_bytes)
@@ -243,6 +250,15 @@ impl Pods {
         attempt: &'static str,
         id: &str,
     ) -> Result<(ContainerStatus, Shim), PodError> {
+        self.running_with_handler(attempt, id).map(|(status, shim, _)| (status, shim))
+    }
+
+    /// As [`Self::running`], with the name of its runtime handler.
+    pub(crate) fn running_with_handler(
+        &self,
+        attempt: &'static str,
+        id: &str,
+    ) -> Result<(ContainerStatus, Shim, String), PodError> {
         let (status, handle) = self.container_with_pod(id)?;
         if !matches!(status.phase, ContainerPhase::Running { .. }) {
             let state = status.phase.word();
@@ -250,7 +266,7 @@ impl Pods {
         }
         let no_shim = || PodError::PodState { attempt, pod: handle.id.clone(), state: "without a shim" };
         let shim = handle.shim().ok_or_else(no_shim)?;
-        Ok((status, shim))
+        Ok((status, shim, handle.view().pod.handler.clone()))
     }
 
     /// Every container, by creation, then id.
@@ -345,6 +361,11 @@ impl Pods {
     /// Hears what happens from now on.
     pub fn events(&self) -> Subscription {
         self.host.events.subscribe()
+    }
+
+    /// What happened last, and what happens from now on.
+    pub fn past_and_future_events(&self) -> (Vec<PastEvent>, Subscription) {
+        self.host.events.past_and_future()
     }
 
     /// How this node runs pods.

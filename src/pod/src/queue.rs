@@ -58,6 +58,21 @@ pub(crate) enum Job {
 }
 
 impl Job {
+    /// The work in a few words.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Run => "run the pod",
+            Self::StopPod => "stop the pod",
+            Self::RemovePod => "remove the pod",
+            Self::Create(_) => "create",
+            Self::Start(_) => "start",
+            Self::Stop(_) => "stop",
+            Self::Remove(_) => "remove",
+            Self::Update(_) => "update",
+            Self::Reap(_) => "clear away after its exit",
+        }
+    }
+
     /// The container that it is about.
     pub(crate) fn container(&self) -> Option<&ContainerId> {
         match self {

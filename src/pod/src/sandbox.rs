@@ -180,7 +180,7 @@ impl Site<'_> {
     }
 
     async fn make_step(&self, step: Step) -> Result<Product, PodError> {
-        let _timed = self.builder.stages.time(step.stage());
+        let _timed = self.builder.stages.time_of(step.stage(), self.pod.as_str());
         match step {
             Step::Directory => self.on_host(step, files::make_directories(self)).await,
             Step::Cgroup => self.on_host(step, cgroup::make(self)).await,
@@ -225,7 +225,7 @@ impl Site<'_> {
             Step::Files => Ok(()),
             Step::SharedMemory => self.on_host(step, files::unmount_shm(self)).await.map(drop),
             Step::Network => {
-                let _timed = self.builder.stages.time("cni_del");
+                let _timed = self.builder.stages.time_of("cni_del", self.pod.as_str());
                 let detached = self.builder.network.detach(self.pod).await;
                 detached.map_err(|e| PodError::pod_step("take down the network", self.pod, e))
             }

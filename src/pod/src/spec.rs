@@ -9,26 +9,33 @@ use std::path::{Path, PathBuf};
 
 use model::{ContainerConfig, ContainerId, PodConfig, PodId};
 
+use crate::defined_volumes::DefinedVolume;
+
 mod annotations;
 mod capabilities;
+mod cdi;
 pub mod cgroups_path;
 mod devices;
 mod error;
 mod exec;
 mod host;
+pub mod id_maps;
 mod mounts;
 mod namespaces;
 pub mod oci;
 pub mod prepare;
 mod process;
+pub mod relabel;
 mod resources;
-mod seccomp;
+pub(crate) mod seccomp;
 mod security;
 mod user;
 
+pub(crate) use annotations::pod_annotations;
+pub use cdi::Injection;
 pub use error::SpecError;
 pub use exec::exec_process;
-pub use host::{AppArmor, CgroupVersion, HostFacts};
+pub use host::{APPARMOR_DEFAULT, AppArmor, CgroupVersion, HostFacts};
 pub use oci::Spec;
 pub use prepare::{PreparedDevice, PreparedMount};
 pub use resources::limits;
@@ -61,8 +68,12 @@ pub struct SpecInput<'a> {
     pub namespaces: &'a NamespacePaths,
     /// From [`prepare::mounts`]: one for each of the container's mounts, in their order.
     pub mounts: &'a [PreparedMount],
+    /// The volumes that its image asks for.
+    pub volumes: &'a [DefinedVolume],
     /// From [`prepare::devices`].
     pub devices: &'a [PreparedDevice],
+    /// What its CDI devices change.
+    pub injection: &'a Injection,
     /// The bytes of the Localhost seccomp profile, from [`read_localhost`]; `None` for every other profile.
     pub seccomp_localhost: Option<&'a [u8]>,
     /// From [`cgroups_path::container`].
@@ -71,6 +82,10 @@ pub struct SpecInput<'a> {
     pub host: &'a HostFacts,
     /// What the OCI runtime can do.
     pub handler: HandlerCan,
+    /// Whether the device controller allows it every device.
+    pub all_devices: bool,
+    /// Whether an unprivileged container's /sys/fs/cgroup is writable.
+    pub cgroup_writable: bool,
     /// What the node's configuration says.
     pub defaults: &'a Defaults,
 }
@@ -140,8 +155,6 @@ pub struct Defaults {
     pub rlimits: Vec<oci::Rlimit>,
     /// Tasks a container may have; `None`: unlimited.
     pub pids_limit: Option<u64>,
-    /// Whether an unprivileged container's /sys/fs/cgroup is writable.
-    pub cgroup_writable: bool,
     /// Directories of the service's own: a mount that holds one of them receives unmounts even if it is private,
     /// so that no container keeps another's root file system busy.
     pub own_directories: Vec<PathBuf>,
@@ -154,10 +167,17 @@ impl Default for Defaults {
             seccomp_unset: SeccompDefault::Unconfined,
             rlimits: Vec::new(),
             pids_limit: None,
-            cgroup_writable: false,
             own_directories: Vec::new(),
         }
     }
+}
+
+/// What can be refused from a sandbox's request alone, before anything is made for it.
+///
+/// # Errors
+/// The first field that asks for what the node does not give.
+pub fn check_pod(pod: &PodConfig, host: &HostFacts) -> Result<(), SpecError> {
+    security::check_selinux(pod.security.selinux.as_ref(), host)
 }
 
 /// What can be refused from the request alone, before anything is made for it.
@@ -171,6 +191,9 @@ pub fn check_request(
     handler: HandlerCan,
 ) -> Result<(), SpecError> {
     namespaces::check(&pod.security.namespaces, &container.security.namespaces)?;
+    if !container.security.privileged {
+        security::check_selinux(container.security.selinux.as_ref(), host)?;
+    }
     let asked = container.mounts.iter().enumerate();
     asked
         .into_iter()
@@ -195,6 +218,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
         process,
         root: oci::Root { path: input.rootfs.to_owned(), readonly: input.container.security.readonly_rootfs },
         mounts,
+        hooks: None,
         annotations: annotations::annotations(input),
         linux: oci::Linux {
             resources: oci::Resources { devices: device_rules, ..resources::resources(input)? },
@@ -208,6 +232,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
             mount_label: security::labels(input)?.map(|labels| labels.mount),
         },
     };
+    input.injection.apply(&mut spec);
     spec.oci_version = spec.lowest_version().to_owned();
     Ok(spec)
 }

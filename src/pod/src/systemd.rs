@@ -69,16 +69,9 @@ fn properties(limits: &Limits) -> Vec<String> {
     if let Some(shares) = limits.cpu_shares {
         set("CPUWeight", kernel::cgroup::weight_of_shares(shares).to_string());
     }
-    match limits.cpu_quota {
-        Some(quota) if quota > 0 => {
-            let period = limits.cpu_period.unwrap_or(PERIOD_DEFAULT).max(1);
-            // Hundredths of a percent are the finest it knows; rounded up, never below what was asked.
-            let hundredths = (u128::from(quota.unsigned_abs()) * 10_000).div_ceil(u128::from(period));
-            set("CPUQuota", format!("{}.{:02}%", hundredths / 100, hundredths % 100));
-            set("CPUQuotaPeriodSec", format!("{period}us"));
-        }
-        Some(_) => set("CPUQuota", String::new()),
-        None => {}
+    if let Some(quota) = limits.cpu_quota {
+        let period = limits.cpu_period.unwrap_or(PERIOD_DEFAULT);
+        cpu_quota(u64::try_from(quota).ok().filter(|quota| *quota > 0), period, &mut set);
     }
     if let Some(pids) = limits.pids {
         set("TasksMax", bound(pids));
@@ -88,7 +81,42 @@ fn properties(limits: &Limits) -> Vec<String> {
             set(name, list.clone());
         }
     }
+    for (file, value) in &limits.unified {
+        unified(file, value, &mut set);
+    }
     all
+}
+
+/// `quota` microseconds of each `period`; `None` is no limit.
+fn cpu_quota(quota: Option<u64>, period: u64, set: &mut impl FnMut(&str, String)) {
+    let Some(quota) = quota else { return set("CPUQuota", String::new()) };
+    let period = period.max(1);
+    // Hundredths of a percent are the finest it knows; rounded up, never below what was asked.
+    let hundredths = (u128::from(quota) * 10_000).div_ceil(u128::from(period));
+    set("CPUQuota", format!("{}.{:02}%", hundredths / 100, hundredths % 100));
+    set("CPUQuotaPeriodSec", format!("{period}us"));
+}
+
+/// A v2 file that systemd writes itself; it never touches the others.
+fn unified(file: &str, value: &str, set: &mut impl FnMut(&str, String)) {
+    let value = value.trim();
+    let property = match file {
+        "memory.min" => "MemoryMin",
+        "memory.low" => "MemoryLow",
+        "memory.high" => "MemoryHigh",
+        "memory.max" => "MemoryMax",
+        "memory.swap.max" => "MemorySwapMax",
+        "pids.max" => "TasksMax",
+        "cpu.weight" => "CPUWeight",
+        "cpuset.cpus" => "AllowedCPUs",
+        "cpuset.mems" => "AllowedMemoryNodes",
+        "cpu.max" => {
+            let (quota, period) = value.split_once(' ').unwrap_or((value, ""));
+            return cpu_quota(quota.parse().ok(), period.parse().unwrap_or(PERIOD_DEFAULT), set);
+        }
+        _ => return,
+    };
+    set(property, if value == "max" { "infinity" } else { value }.to_owned());
 }
 
 /// Runs systemctl(1) to its end and tells its exit code.
@@ -133,7 +161,7 @@ mod tests {
                 Limits { memory: Some(-1), memory_and_swap: Some(-1), ..none() },
                 "MemoryMax=infinity MemorySwapMax=infinity",
             ),
-            (Limits { cpu_shares: Some(1024), pids: Some(-1), ..none() }, "CPUWeight=39 TasksMax=infinity"),
+            (Limits { cpu_shares: Some(1024), pids: Some(-1), ..none() }, "CPUWeight=100 TasksMax=infinity"),
             (Limits { cpu_quota: Some(80_000), ..none() }, "CPUQuota=80.00% CPUQuotaPeriodSec=100000us"),
             (
                 Limits { cpu_quota: Some(10_001), cpu_period: Some(30_000), ..none() },
@@ -143,6 +171,22 @@ mod tests {
             (
                 Limits { cpuset_cpus: Some("0-2".into()), cpuset_mems: Some("0".into()), ..none() },
                 "AllowedCPUs=0-2 AllowedMemoryNodes=0",
+            ),
+            (
+                Limits {
+                    memory: Some(64),
+                    unified: [
+                        ("cpu.max", "50000 100000"),
+                        ("io.weight", "default 50"),
+                        ("memory.high", "48\n"),
+                        ("memory.low", "max"),
+                        ("pids.max", "max"),
+                    ]
+                    .map(|(file, value)| (file.to_owned(), value.to_owned()))
+                    .into(),
+                    ..none()
+                },
+                "MemoryMax=64 CPUQuota=50.00% CPUQuotaPeriodSec=100000us MemoryHigh=48 MemoryLow=infinity TasksMax=infinity",
             ),
         ];
         for (limits, expect) in rows {

@@ -91,6 +91,7 @@ mod tests {
                 recursive_read_only: true,
                 id_mapped_mounts: able,
                 user_namespaces: able,
+                ..OciHandler::default()
             };
             assert_eq!(check(&fixture.pod, "old", &handler).map_err(|e| e.to_string()), expect);
         }

@@ -116,6 +116,10 @@ impl ImageService for ImageRpc {
     ) -> Result<Response<PullImageResponse>, Status> {
         let request = request.into_inner();
         let spec = self.asked(request.image)?;
+        // Whose pull it is; nothing else depends on it.
+        if let Some(metadata) = request.sandbox_config.and_then(|config| config.metadata) {
+            Span::current().record("pod.name", metadata.name).record("pod.namespace", metadata.namespace);
+        }
         let reference: ImageRef =
             spec.image.parse().map_err(|error| Invalid::new("image.image", model::chain(&error)))?;
         let auth = request.auth.map(credentials);

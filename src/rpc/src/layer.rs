@@ -115,6 +115,8 @@ impl Observed {
             pod.id = tracing::field::Empty,
             container.id = tracing::field::Empty,
             image.ref = tracing::field::Empty,
+            pod.name = tracing::field::Empty,
+            pod.namespace = tracing::field::Empty,
         );
         Self { operation: Some(operations.start(method.name)), span, since: Instant::now() }
     }

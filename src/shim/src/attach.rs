@@ -1,9 +1,11 @@
 //! Clients that are attached to a container: copies of its output, and one that feeds its input.
 //!
-//! A client that does not read gets [`PENDING_BYTES_MAX`] kept for it and is then let go: neither the
-//! container nor this process's memory waits for it.
+//! A client that reads more slowly than the container writes has some of the output kept for it. When that is much,
+//! the container's output is left in its pipes, so that the container waits as it would for any slow terminal; but
+//! no longer than [`PAUSE_MAX`]: a client that has not caught up by then is let go (ADR 112).
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use kernel::epoll::Interest;
 use model::ContainerId;
@@ -12,7 +14,13 @@ use crate::cri_log::Stream;
 use crate::server::{Source, Watch};
 use crate::stdio::{self, Got};
 
-/// Output kept for a client that is slower than the container, bytes.
+/// How long a container waits for a client that is behind.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A client that has to take more than this is behind, bytes.
+const BEHIND_BYTES: usize = 512 * 1024;
+/// One that was has caught up when it has to take no more than this, bytes.
+const CAUGHT_UP_BYTES: usize = 256 * 1024;
+/// Output kept for a client at most, bytes: behind, and then the last words of a container that ends.
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where a client's copy of one stream goes.
@@ -84,6 +92,22 @@ impl Client {
         }
     }
 
+    /// Whether the container has to wait for it.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.pending.len() > BEHIND_BYTES)
+    }
+
+    /// Whether the container need not wait for it any more.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.sinks.iter().all(|sink| sink.pending.len() <= CAUGHT_UP_BYTES)
+    }
+
+    /// Closes its outputs, whatever it has not taken.
+    pub(crate) fn let_go(&mut self, watch: &mut Watch) {
+        crate::note::note(format_args!("an attached client that reads too slowly is let go"));
+        self.sinks.retain_mut(|sink| sink.close(watch));
+    }
+
     /// Whether nothing is left of it.
     pub(crate) fn is_gone(&self) -> bool {
         self.sinks.is_empty() && self.stdin.is_none()
@@ -134,7 +158,7 @@ impl Sink {
             }
         }
         if self.pending.len() + bytes.len() > PENDING_BYTES_MAX {
-            crate::note::note(format_args!("an attached client that does not read is let go"));
+            crate::note::note(format_args!("an attached client that reads too slowly is let go"));
             return self.fail(watch);
         }
         self.pending.extend_from_slice(bytes);

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use kernel::SysError;
 use kernel::epoll::Interest;
@@ -18,7 +19,7 @@ use kernel::process::Exit;
 use model::{ContainerId, UnixNanos, chain};
 use wire::{ContainerState, ExitRecord, Failure, FailureKind, Phase as WirePhase, RunContainer, Started};
 
-use crate::attach::Client;
+use crate::attach::{Client, PAUSE_MAX};
 use crate::cri_log::{CriLog, Stream};
 use crate::memory::OomWatch;
 use crate::note::note;
@@ -59,6 +60,8 @@ pub(crate) struct Container {
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) console: Option<Console>,
     pub(crate) clients: Vec<Client>,
+    /// Until when the outputs are left alone, so that clients catch up.
+    pub(crate) paused: Option<Instant>,
     oom: Option<(OomWatch, u64)>,
     /// The record is not on disk yet.
     pub(crate) record_owed: bool,
@@ -86,6 +89,7 @@ impl Container {
             terminal: None,
             console: None,
             clients: Vec::new(),
+            paused: None,
             oom: None,
             record_owed: false,
         }
@@ -170,6 +174,41 @@ impl Container {
         got
     }
 
+    /// Forgets clients that are gone, and leaves the outputs alone while one is behind, or takes them up again.
+    pub(crate) fn look_at_clients(&mut self, watch: &mut Watch) {
+        self.clients.retain(|client| !client.is_gone());
+        if self.paused.is_none() && self.clients.iter().any(Client::is_behind) {
+            self.paused = Some(Instant::now() + PAUSE_MAX);
+            for output in &mut self.outputs {
+                watch.remove(output.fd.as_fd(), std::mem::take(&mut output.token));
+            }
+        } else if self.paused.is_some() && self.clients.iter().all(Client::has_caught_up) {
+            self.resume(watch);
+        }
+    }
+
+    /// Lets clients go that have not caught up in time.
+    pub(crate) fn expire_pause(&mut self, watch: &mut Watch, at: Instant) {
+        if self.paused.is_some_and(|until| at >= until) {
+            for client in self.clients.iter_mut().filter(|client| !client.has_caught_up()) {
+                client.let_go(watch);
+            }
+            self.clients.retain(|client| !client.is_gone());
+            self.resume(watch);
+        }
+    }
+
+    fn resume(&mut self, watch: &mut Watch) {
+        self.paused = None;
+        for output in &mut self.outputs {
+            match watch.add(&output.fd, Source::Output(self.id.clone(), output.stream), Interest::Read) {
+                Ok(token) => output.token = token,
+                // The kernel has no memory: what is in the pipe is read when the container ends.
+                Err(error) => note(format_args!("{}", chain(&error))),
+            }
+        }
+    }
+
     /// Its first process is dead: takes its last words, and says how it ended.
     pub(crate) fn exited(&mut self, watch: &mut Watch, exit: Exit, buffer: &mut Vec<u8>, now: UnixNanos) {
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -201,6 +240,10 @@ impl Container {
             client.end(watch);
         }
         self.clients.retain(|client| !client.is_gone());
+        if self.paused.is_some() {
+            // No client gets more than it has by now.
+            self.resume(watch);
+        }
         self.terminal = None;
         self.phase = Phase::Exited(ExitRecord {
             version: wire::VERSION,

@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use model::UnixNanos;
 use wire::LogTarget;
 
-use crate::time::{RFC3339_BYTES, rfc3339};
+use model::time::{RFC3339_BYTES, rfc3339};
 
 /// Which of a container's two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,7 +24,6 @@ mod start;
 mod stdio;
 mod stop;
 mod subtree;
-mod time;
 mod undo;
 
 use std::process::ExitCode;

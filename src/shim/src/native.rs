@@ -30,7 +30,7 @@ use crate::server::{Server, Source};
 
 const SIGKILL: i32 = 9;
 /// A word and the error in it, bytes; a longer one cannot be read, and counts as no word.
-const WORD_BYTES_MAX: usize = 16 * 1024;
+const WORD_BYTES_MAX: usize = 8 * 1024;
 /// How often children that were killed are killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 

@@ -6,7 +6,7 @@ use std::io::Write as _;
 /// One line with its time.
 pub(crate) fn note(text: fmt::Arguments<'_>) {
     let mut stamp = Vec::with_capacity(32);
-    crate::time::rfc3339(kernel::clock::now(), &mut stamp);
+    model::time::rfc3339(kernel::clock::now(), &mut stamp);
     complain(format_args!("{} {text}", String::from_utf8_lossy(&stamp)));
 }
 

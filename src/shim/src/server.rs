@@ -165,7 +165,7 @@ impl Server {
             Source::Output(id, stream) => {
                 if let Some(container) = self.containers.get_mut(&id) {
                     let _: Got = container.pump(&mut self.watch, stream, &mut self.buffer, now());
-                    container.clients.retain(|client| !client.is_gone());
+                    container.look_at_clients(&mut self.watch);
                 }
             }
             Source::Words(id) => self.hear(&id),
@@ -184,7 +184,7 @@ impl Server {
                     for client in &mut container.clients {
                         client.sink_ready(&mut self.watch, ready.token, ready.hangup);
                     }
-                    container.clients.retain(|client| !client.is_gone());
+                    container.look_at_clients(&mut self.watch);
                 }
             }
             Source::Oom(id) => {
@@ -209,8 +209,9 @@ impl Server {
         let sweeps = self.sweeps.iter().map(|sweep| sweep.again_at);
         let disk =
             self.containers.values().any(|c| c.record_owed || c.log.owes_marker()).then_some(self.disk_retry);
-        let next =
-            jobs.chain(execs).chain(starts).chain(sweeps).chain(disk).chain(self.orphan.look_at()).min()?;
+        let pauses = self.containers.values().filter_map(|container| container.paused);
+        let lives = jobs.chain(execs).chain(starts).chain(sweeps).chain(pauses);
+        let next = lives.chain(disk).chain(self.orphan.look_at()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -218,6 +219,9 @@ impl Server {
         let at = Instant::now();
         self.jobs.values_mut().for_each(|job| job.expire(at));
         self.execs.values_mut().for_each(|exec| exec.expire(at));
+        for container in self.containers.values_mut() {
+            container.expire_pause(&mut self.watch, at);
+        }
         self.sweep(at);
         if self.orphan.is_lost(at) {
             self.end_unfound();

@@ -7,8 +7,8 @@
 pub mod field;
 mod log;
 mod metrics;
+mod stages;
 
 pub use log::{LogConfig, LogError, LogFormat, LogHandle, init, log_panics};
-pub use metrics::{
-    CONTENT_TYPE, Counter, CounterBy, Level, LevelBy, Metrics, Operation, Operations, Stages, Timer,
-};
+pub use metrics::{CONTENT_TYPE, Counter, CounterBy, Level, LevelBy, Metrics, Operation, Operations};
+pub use stages::{StageNow, Stages, Timer};

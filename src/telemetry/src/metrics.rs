@@ -13,18 +13,20 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::stages::Stages;
+
 /// The media type of [`Metrics::encode`] (OpenMetrics 1.0, section "Text format").
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Durations: 0.5 ms, 1 ms, 2 ms … 65 s. A stage of a pod start takes about 1 ms, a pull may take a minute.
 const DURATION_BUCKETS: (f64, f64, u16) = (0.000_5, 2.0, 18);
 
-fn duration_histogram() -> Histogram {
+pub(crate) fn duration_histogram() -> Histogram {
     let (start, factor, count) = DURATION_BUCKETS;
     Histogram::new(exponential_buckets(start, factor, count))
 }
 
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+pub(crate) type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// Everything that the service counts. Built once; rooms share it behind an `Arc`.
 pub struct Metrics {
@@ -237,11 +239,6 @@ struct OperationLabels {
     code: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StageLabels {
-    stage: &'static str,
-}
-
 /// CRI requests: how many are being served, and how long each took by RPC and gRPC code.
 #[derive(Clone)]
 pub struct Operations {
@@ -300,48 +297,6 @@ impl Drop for Operation {
     }
 }
 
-/// How long the parts of requests take: `netns`, `cni_add`, `shim_start`, `snapshot`, `oci_run`,
-/// `pull_layers` …
-#[derive(Clone)]
-pub struct Stages(Histograms<StageLabels>);
-
-impl Stages {
-    fn register(registry: &mut Registry) -> Self {
-        let stages = Histograms::new_with_constructor(duration_histogram as fn() -> Histogram);
-        registry.register_with_unit(
-            "stage_duration",
-            "Parts of CRI requests, failed ones too",
-            Unit::Seconds,
-            stages.clone(),
-        );
-        Self(stages)
-    }
-
-    /// Times a stage until the returned guard is dropped.
-    pub fn time(&self, stage: &'static str) -> Timer {
-        Timer { stages: self.clone(), stage, started: Instant::now() }
-    }
-
-    /// Notes a stage that was timed elsewhere.
-    pub fn observe(&self, stage: &'static str, duration: Duration) {
-        self.0.get_or_create(&StageLabels { stage }).observe(duration.as_secs_f64());
-    }
-}
-
-/// A stage under way; dropping it ends the stage.
-#[must_use = "the stage ends when this is dropped"]
-pub struct Timer {
-    stages: Stages,
-    stage: &'static str,
-    started: Instant,
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        self.stages.observe(self.stage, self.started.elapsed());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,7 +307,7 @@ mod tests {
         let running = metrics.operations.start("PullImage");
         metrics.operations.start("RunPodSandbox").finish("OK");
         drop(metrics.operations.start("ExecSync"));
-        drop(metrics.stages.time("cni_add"));
+        drop(metrics.stages.time_of("cni_add", "a pod"));
         metrics.stages.observe("netns", Duration::from_millis(3));
         metrics.cni_errors.increment("bridge");
         metrics.pull_bytes.add(1024);

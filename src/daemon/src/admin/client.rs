@@ -15,8 +15,6 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use super::api::Event;
-
 /// One line of an answer, bytes: the progress of 500 layers fits many times.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -68,17 +66,30 @@ pub(crate) enum AskError {
 
 /// Asks for one JSON value.
 pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, AskError> {
-    let response = send(socket, Method::GET, path, Bytes::new()).await?;
+    whole(send(socket, Method::GET, path, Bytes::new()).await?, path).await
+}
+
+/// Asks with a body for one JSON value.
+pub(crate) async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    path: &'static str,
+    body: &impl Serialize,
+) -> Result<T, AskError> {
+    let body = serde_json::to_vec(body).map_err(|source| AskError::Answer { path, source })?;
+    whole(send(socket, Method::POST, path, body.into()).await?, path).await
+}
+
+async fn whole<T: DeserializeOwned>(response: Response<Incoming>, path: &'static str) -> Result<T, AskError> {
     let body = response.into_body().collect().await.map_err(|source| AskError::Http { path, source })?;
     serde_json::from_slice(&body.to_bytes()).map_err(|source| AskError::Answer { path, source })
 }
 
-/// Asks for work and passes on what it reports, until its end.
-pub(crate) async fn post(
+/// Asks for work and passes on what it reports, one JSON value a line, until its end.
+pub(crate) async fn post<T: DeserializeOwned>(
     socket: &Path,
     path: &'static str,
     body: &impl Serialize,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<T>,
 ) -> Result<(), AskError> {
     let body = serde_json::to_vec(body).map_err(|source| AskError::Answer { path, source })?;
     let mut response = send(socket, Method::POST, path, body.into()).await?;

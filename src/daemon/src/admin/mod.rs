@@ -1,13 +1,15 @@
 //! The service's own door, beside CRI: metrics and health over HTTP for machines, pulls and status over a
-//! Unix socket for `gantline pull`, `import` and `status`.
+//! Unix socket for `gantline pull`, `import`, `status`, `events` and `why`.
 //!
 //! It runs on a thread and a runtime of its own, so that a busy request path cannot starve it. Work that it
 //! is asked for runs on the main runtime. The TCP listener has metrics and health alone.
 
 pub(crate) mod api;
 pub(crate) mod client;
+pub(crate) mod events;
 mod node;
 mod server;
+pub(crate) mod story;
 
 use std::io;
 use std::net::TcpListener;

@@ -14,14 +14,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Event, Status};
-use super::{Phase, Shown};
+use super::api::Status;
+use super::story::WhyBody;
+use super::{Phase, Shown, events, story};
 use crate::commands::version::VERSION;
 use crate::jobs;
 
@@ -129,6 +131,16 @@ async fn answer(request: Request<Incoming>, shown: &Arc<Shown>, door: Door) -> R
             Some(node) => json(&node.debug()),
             None => starting(),
         },
+        (&Method::POST, "/why", Door::Admin) => match (shown.node.get(), body::<WhyBody>(request).await) {
+            (None, _) => starting(),
+            (_, Err(refusal)) => refusal,
+            (Some(node), Ok(body)) => json(&story::tell(&node.pods, &body.pod)),
+        },
+        (&Method::POST, "/events", Door::Admin) => match (shown.node.get(), body(request).await) {
+            (None, _) => starting(),
+            (_, Err(refusal)) => refusal,
+            (Some(node), Ok(body)) => lines(shown, |lines| events::tell(node.pods.clone(), body, lines)),
+        },
         (&Method::POST, "/pull", Door::Admin) => match (shown.node.get(), body(request).await) {
             (None, _) => starting(),
             (_, Err(refusal)) => refusal,
@@ -157,13 +169,21 @@ fn status(shown: &Shown) -> Status {
 }
 
 /// Runs a job on the main runtime and answers with its events, one a line.
-fn lines<J>(shown: &Shown, job: impl FnOnce(mpsc::Sender<Event>) -> J) -> Response<Answer>
+fn lines<T, J>(shown: &Shown, job: impl FnOnce(mpsc::Sender<T>) -> J) -> Response<Answer>
 where
+    T: Serialize + Send + 'static,
     J: Future<Output = ()> + Send + 'static,
 {
-    let (events, received) = mpsc::channel(EVENTS_MAX);
+    let (events, mut received) = mpsc::channel(EVENTS_MAX);
     shown.main.spawn(job(events));
-    respond(StatusCode::OK, "application/x-ndjson", Answer::Lines(received))
+    let next = move |cx: &mut Context<'_>| {
+        received.poll_recv(cx).map(|event| {
+            let mut line = serde_json::to_vec(&event?).unwrap_or_default();
+            line.push(b'\n');
+            Some(line.into())
+        })
+    };
+    respond(StatusCode::OK, "application/x-ndjson", Answer::Lines(Box::new(next)))
 }
 
 async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Answer>> {
@@ -199,12 +219,14 @@ fn respond(status: StatusCode, kind: &'static str, body: Answer) -> Response<Ans
     response
 }
 
+type NextLine = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<Bytes>> + Send>;
+
 /// The body of an answer.
 enum Answer {
     /// All at once.
     Whole(Option<Bytes>),
     /// As it happens.
-    Lines(mpsc::Receiver<Event>),
+    Lines(NextLine),
 }
 
 impl Body for Answer {
@@ -217,11 +239,7 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Lines(events) => events.poll_recv(cx).map(|event| {
-                let mut line = serde_json::to_vec(&event?).unwrap_or_default();
-                line.push(b'\n');
-                Some(Ok(Frame::data(line.into())))
-            }),
+            Self::Lines(next) => next(cx).map(|line| line.map(|line| Ok(Frame::data(line)))),
         }
     }
 }

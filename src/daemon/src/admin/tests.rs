@@ -72,7 +72,7 @@ async fn the_admin_socket_tells_its_status_and_refuses_work_until_the_rooms_are_
     assert_eq!((status.pid, status.phase.as_str()), (std::process::id(), "starting"));
     assert!(status.node.is_none() && status.recovery_ms.is_none());
 
-    let (events, _received) = tokio::sync::mpsc::channel(1);
+    let (events, _received) = tokio::sync::mpsc::channel::<crate::admin::api::Event>(1);
     let body = PullBody { reference: "busybox".into(), credentials: None };
     let refused = client::post(&open.socket, "/pull", &body, events).await.unwrap_err();
     assert_eq!(

@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schema::section;
-use value::{CgroupDriver, IpPreference, Listen, LogFormat, Mode, Span, Ulimit, UnsetSeccomp};
+use value::{
+    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, Span, Ulimit,
+    UnsetSeccomp,
+};
 
 /// Where the file is when no flag says otherwise.
 pub(crate) const DEFAULT_FILE: &str = "/etc/gantline/config.toml";
@@ -34,7 +37,7 @@ section! {
         log: Log = Log::default(),
         /// Prometheus metrics and health, over HTTP.
         metrics: Metrics = Metrics::default(),
-        /// Registries, and how images are pulled.
+        /// Registries, and how images are pulled. Proxies are those of the environment: HTTP_PROXY, HTTPS_PROXY, NO_PROXY.
         images: Images = Images::default(),
         /// Pod networks, through CNI.
         network: Network = Network::default(),
@@ -127,6 +130,17 @@ section! {
     struct Runtime {
         /// The runtime's binary. Not set: the handler's name, looked for in PATH.
         path: Option<PathBuf> = None,
+        /// Whether privileged containers get only the devices that they ask for, and may use no others.
+        privileged_without_host_devices: bool = false,
+        /// Whether they may make nodes of any device, and use them. Only beside `privileged_without_host_devices`.
+        privileged_without_host_devices_all_devices_allowed: bool = false,
+        /// Whether /sys/fs/cgroup is writable also in containers that are not privileged.
+        cgroup_writable: bool = false,
+        /// Who starts the processes of exec and ExecSync. `native`: the pod's shim, in a few milliseconds and just as
+        /// the runtime would, falling back to the runtime where it cannot. `runtime`: always the runtime, which
+        /// containers that are virtual machines or have a kernel of their own (Kata, gVisor) need. Not set: `native`
+        /// for a binary named crun, runc or youki, `runtime` for any other.
+        exec: Option<ExecMode> = None,
     }
 }
 
@@ -159,6 +173,9 @@ section! {
         unprivileged_ports: bool = true,
         /// Whether containers without capabilities may ping (`net.ipv4.ping_group_range` in the same pods).
         unprivileged_icmp: bool = true,
+        /// Whether the devices that a container asks for belong to the user and group of its security context, so
+        /// that it can use them without being root. Otherwise to whom they belong on the host.
+        device_ownership_from_security_context: bool = false,
     }
 }
 
@@ -172,6 +189,18 @@ section! {
         shim: Option<PathBuf> = None,
         /// Limits of every container, `"nofile=1024:65536"` (soft:hard). Others are the service's own.
         default_ulimits: Vec<Ulimit> = Vec::new(),
+        /// Tasks (processes and threads) that one container may have. Not set: as many as its pod may.
+        pids_limit: Option<u32> = None,
+        /// What becomes of the volumes that an image's configuration asks for (`VOLUME` in a Dockerfile): with `copy`
+        /// each container gets directories of its own, filled from the image and removed with it; with `ignore` they
+        /// are directories of its root file system.
+        image_defined_volumes: ImageDefinedVolumes = ImageDefinedVolumes::Copy,
+        /// Host paths that are not made where a pod mounts them and they do not exist: the container is refused.
+        /// Any other is made, a directory of root's with mode 0755. `/etc/hostname` is a good one to name.
+        absent_mount_sources_to_reject: Vec<PathBuf> = Vec::new(),
+        /// Directories of CDI specifications, by which vendors describe devices; where two describe one device, the
+        /// later directory's counts. Read again whenever they have changed.
+        cdi_spec_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
     }
 }
 

@@ -113,6 +113,11 @@ impl Check<'_> {
         paths.extend(
             config.network.bin_dirs.iter().map(|path| ("network.bin_dirs".to_owned(), path.as_path())),
         );
+        let sources = &config.pods.absent_mount_sources_to_reject;
+        let key = "pods.absent_mount_sources_to_reject";
+        paths.extend(sources.iter().map(|path| (key.to_owned(), path.as_path())));
+        let dirs = &config.pods.cdi_spec_dirs;
+        paths.extend(dirs.iter().map(|path| ("pods.cdi_spec_dirs".to_owned(), path.as_path())));
         for (name, runtime) in &config.runtimes {
             if let Some(path) = &runtime.path {
                 paths.push((format!("{}.path", super::schema::join("runtimes", name)), path));
@@ -158,6 +163,15 @@ impl Check<'_> {
                 && !name.ends_with('-');
             let message = "is not a handler's name: lower-case letters, digits and inner hyphens, at most 63";
             self.unless(label, &super::schema::join("runtimes", name), message);
+        }
+        for (name, runtime) in &config.runtimes {
+            let key = "privileged_without_host_devices_all_devices_allowed";
+            self.unless(
+                runtime.privileged_without_host_devices
+                    || !runtime.privileged_without_host_devices_all_devices_allowed,
+                &format!("{}.{key}", super::schema::join("runtimes", name)),
+                "means nothing without privileged_without_host_devices",
+            );
         }
         if let Some(default) = &config.default_runtime
             && !config.runtimes.is_empty()
@@ -214,6 +228,11 @@ impl Check<'_> {
             (256..=LOG_LINE_BYTES_MAX).contains(&line),
             "pods.log_line_bytes_max",
             format!("must be from 256 to {LOG_LINE_BYTES_MAX}"),
+        );
+        self.unless(
+            config.pods.pids_limit != Some(0),
+            "pods.pids_limit",
+            "must be at least 1, or not be set",
         );
         self.unless(!config.network.bin_dirs.is_empty(), "network.bin_dirs", "must name a directory");
         self.unless(!config.network.plugin_timeout.0.is_zero(), "network.plugin_timeout", "must not be zero");
@@ -298,6 +317,16 @@ mod tests {
                 "3: cgroup.parent: \"/x/../y\" is not an absolute cgroup path",
             ),
             ("[pods]\nlog_line_bytes_max = 1000000", "2: pods.log_line_bytes_max: must be from 256 to 65536"),
+            ("[pods]\npids_limit = 0", "2: pods.pids_limit: must be at least 1"),
+            ("[pods]\ncdi_spec_dirs = ['cdi']", "2: pods.cdi_spec_dirs: cdi is not an absolute path"),
+            (
+                "[pods]\nabsent_mount_sources_to_reject = ['x']",
+                "2: pods.absent_mount_sources_to_reject: x is not an absolute path",
+            ),
+            (
+                "[runtimes.crun]\nprivileged_without_host_devices_all_devices_allowed = true",
+                "2: runtimes.crun.privileged_without_host_devices_all_devices_allowed: means nothing without",
+            ),
             ("[streaming]\naddress = ''", "2: streaming.address: must not be empty"),
             ("[streaming]\nidle_timeout = '0s'", "2: streaming.idle_timeout: must be from 1ms to 168h"),
             ("[streaming]\ntoken_timeout = '169h'", "2: streaming.token_timeout: must be from 1ms to 168h"),

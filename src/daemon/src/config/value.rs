@@ -266,6 +266,16 @@ choice! {
 }
 
 choice! {
+    /// Who starts the processes of execs.
+    enum ExecMode {
+        /// The pod's shim.
+        Native = "native",
+        /// The OCI runtime.
+        Runtime = "runtime",
+    }
+}
+
+choice! {
     /// Which of a pod's addresses comes first.
     enum IpPreference {
         /// IPv4 before IPv6.
@@ -284,6 +294,16 @@ choice! {
         Unconfined = "unconfined",
         /// The default profile.
         RuntimeDefault = "runtime-default",
+    }
+}
+
+choice! {
+    /// What becomes of the volumes that an image's configuration asks for.
+    enum ImageDefinedVolumes {
+        /// Each container gets directories of its own, filled from the image.
+        Copy = "copy",
+        /// They are directories like any other.
+        Ignore = "ignore",
     }
 }
 

@@ -77,6 +77,14 @@ pub enum RegistryError {
         /// What is wrong.
         why: String,
     },
+    /// A blob that is larger than what was asked for.
+    #[error("{url}: is longer than the {size} bytes of its descriptor")]
+    TooLong {
+        /// What was asked.
+        url: String,
+        /// What the manifest says, bytes.
+        size: u64,
+    },
     /// A document that is not the one that was asked for.
     #[error("{url}: the content has digest {found}, {expected} was asked for")]
     Digest {
@@ -142,7 +150,7 @@ impl Classify for RegistryError {
             Self::Denied { .. } => ErrorKind::Denied,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Digest { .. } => ErrorKind::Corrupt,
-            Self::Unexpected { .. } | Self::Protocol { .. } => ErrorKind::Internal,
+            Self::Unexpected { .. } | Self::Protocol { .. } | Self::TooLong { .. } => ErrorKind::Internal,
             Self::Token { source, .. } => source.kind(),
             Self::Configuration { .. } => ErrorKind::Invalid,
         }

@@ -1,12 +1,14 @@
 //! One repository of one registry, wherever its hosts are: documents by tag or digest, blobs in pieces.
 
 mod auth;
+mod connect;
 mod error;
 mod hosts;
+mod proxy;
 mod tls;
 mod transport;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use crate::unpack::Feed;
 use auth::{Challenge, Identity};
 pub use error::RegistryError;
 use hosts::Host;
+pub use proxy::ProxyConfig;
 use transport::{Ask, Transport, protocol, without_query};
 
 /// A token server's answer, bytes.
@@ -83,7 +86,7 @@ impl Repository {
                 Identity::Bearer(token) => auth::bearer(token),
                 _ => None,
             };
-            let transport = Transport::new(&host, config.stall_max)?;
+            let transport = Transport::new(&host, config.proxies.clone(), config.stall_max)?;
             Ok(Endpoint { host, transport, identity, authorization: tokio::sync::Mutex::new(token) })
         });
         Ok(Self {
@@ -123,11 +126,14 @@ impl Repository {
     }
 
     /// Feeds the bytes of a blob, in order, until nobody wants more; tells how many there are so far. A
-    /// transfer that breaks is taken up where it broke, on the same host and then on the next.
+    /// transfer that breaks is taken up where it broke, on the same host and then on the next. The first hosts are
+    /// passed over, as many as is said; who gives the first byte is noted.
     pub(crate) async fn blob(
         &self,
         digest: &Digest,
         size: u64,
+        passed_over: usize,
+        gave: &OnceLock<usize>,
         feed: &Feed,
         told: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), RegistryError> {
@@ -135,12 +141,19 @@ impl Repository {
         let mut done = 0;
         let mut failure = None;
         let mut resumed = 0;
-        for (endpoint, last) in self.hosts_that(|host| host.pull) {
+        let hosts = self.hosts_that(|host| host.pull).into_iter().enumerate();
+        for (number, (endpoint, last)) in hosts.skip(passed_over) {
             let mut attempts = self.attempts(last);
             loop {
                 let before = done;
-                match self.transfer(endpoint, &path, size, &mut done, feed, told).await {
+                let transferred = self.transfer(endpoint, &path, size, &mut done, feed, told).await;
+                if done > 0 {
+                    gave.get_or_init(|| number);
+                }
+                match transferred {
                     Ok(()) => return Ok(()),
+                    // No other host can go on from there.
+                    Err(error @ RegistryError::TooLong { .. }) => return Err(error),
                     Err(error) => {
                         if done - before >= PROGRESS_BYTES {
                             attempts = self.attempts(last);
@@ -212,7 +225,7 @@ impl Repository {
             }
             *done += bytes.len() as u64;
             if *done > size {
-                return Err(protocol(&url, &format!("is longer than the {size} bytes of its descriptor")));
+                return Err(RegistryError::TooLong { url: shown(), size });
             }
             told(*done);
             if !feed.piece(bytes).await {
@@ -274,6 +287,11 @@ impl Repository {
             return Err(RegistryError::Digest { url, expected: expected.clone(), found });
         }
         Ok(Document { digest: expected.clone(), media_type, bytes })
+    }
+
+    /// How many hosts can be asked for blobs.
+    pub(crate) fn blob_hosts(&self) -> usize {
+        self.hosts.iter().filter(|endpoint| endpoint.host.pull).count()
     }
 
     /// The hosts that can, each with whether it is the last.

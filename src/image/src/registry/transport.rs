@@ -11,8 +11,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::connect::Connector;
 use super::error::{RegistryError, message};
 use super::hosts::Host;
+use super::proxy::ProxyConfig;
 use super::tls;
 
 const REDIRECTS_MAX: usize = 10;
@@ -24,7 +26,8 @@ const USER_AGENT: &str = concat!("gantline/", env!("CARGO_PKG_VERSION"));
 /// A way to one host.
 #[derive(Clone)]
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
+    proxies: ProxyConfig,
     stall_max: Duration,
 }
 
@@ -54,7 +57,7 @@ impl Ask {
 
 impl Transport {
     /// For this host's certificates and timeouts.
-    pub(crate) fn new(host: &Host, stall_max: Duration) -> Result<Self, RegistryError> {
+    pub(crate) fn new(host: &Host, proxies: ProxyConfig, stall_max: Duration) -> Result<Self, RegistryError> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_connect_timeout(Some(host.dial_timeout));
@@ -63,12 +66,12 @@ impl Transport {
             .with_tls_config(tls::config(&host.tls)?)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(http);
+            .wrap_connector(Connector { http, proxies: proxies.clone() });
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_CONNECTION_MAX)
             .pool_timer(TokioTimer::new())
             .build(https);
-        Ok(Self { client, stall_max })
+        Ok(Self { client, proxies, stall_max })
     }
 
     /// Sends a request and follows where it leads; any answer that is no redirect is a success here.
@@ -85,6 +88,13 @@ impl Transport {
                 }
             }
             let shown = shown(&url);
+            if url.scheme_str() == Some("http")
+                && let Some(proxy) = self.proxies.for_url(&url).map_err(|why| protocol(&shown, &why))?
+                && let (Some(value), Some(headers)) = (proxy.authorization, request.headers_mut())
+            {
+                // A tunnel's is sent when it is made; here each request passes through the proxy.
+                headers.insert(header::PROXY_AUTHORIZATION, value);
+            }
             let request =
                 request.body(Full::new(ask.body.clone())).map_err(|e| protocol(&shown, &e.to_string()))?;
             let answer = tokio::time::timeout(self.stall_max, self.client.request(request)).await;

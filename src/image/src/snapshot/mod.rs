@@ -136,6 +136,9 @@ pub trait Snapshots: Send + Sync {
     /// The directory of a container's writable layer.
     fn upper(&self, container: &ContainerId) -> PathBuf;
 
+    /// A directory beside a container's writable layer, which is removed with it. The caller makes it.
+    fn volumes(&self, container: &ContainerId) -> PathBuf;
+
     /// Containers that have a writable layer or a lease, for recovery to compare with what it knows.
     fn containers(&self) -> Vec<ContainerId>;
 

@@ -1,4 +1,4 @@
-//! [`Snapshots`] on overlayfs: writable layers in `<root>/containers/<id>/{upper,work}`.
+//! [`Snapshots`] on overlayfs: writable layers in `<root>/containers/<id>/{upper,work}`, volumes beside them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -225,6 +225,10 @@ impl Snapshots for Overlay {
 
     fn upper(&self, container: &ContainerId) -> PathBuf {
         self.dir(container).join("upper")
+    }
+
+    fn volumes(&self, container: &ContainerId) -> PathBuf {
+        self.dir(container).join("volumes")
     }
 
     fn containers(&self) -> Vec<ContainerId> {

@@ -6,6 +6,7 @@ mod build;
 mod crash;
 mod fake;
 mod import;
+mod proxy;
 mod pull;
 mod real;
 mod snapshots;

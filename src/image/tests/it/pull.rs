@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::StatusCode;
 use image::{Credentials, Images, LayerStage, Progress, PullError, PullRequest, StageSink};
 use model::{Classify as _, CriToken, Digest, ErrorKind, ImageId};
@@ -374,6 +375,48 @@ async fn mirrors_are_asked_first_and_told_whose_content_is_wanted() {
     pulled.unwrap_or_else(|e| panic!("{}", model::chain(&e)));
     assert!(mirror.state().seen.iter().all(|seen| !seen.headers.contains_key("authorization")));
     assert_eq!(images.list()[0].repo_tags, ["images.example/library/app:v1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_gives_a_wrong_layer_is_passed_over_for_it() {
+    let root = tempfile::tempdir().unwrap();
+    let images = open(root.path());
+    let (absent, wrong, upstream) =
+        (Registry::start().await, Registry::start().await, Registry::start().await);
+    let built = three_layers();
+    for registry in [&wrong, &upstream] {
+        registry.put("library/app:v1", &built);
+    }
+    let dir = root.path().join("certs.d/images.example");
+    fs::create_dir_all(&dir).unwrap();
+    let mirror =
+        |registry: &Registry| format!("[host.\"http://{}\"]\ncapabilities = [\"pull\"]\n", registry.host());
+    let toml = format!("server = \"http://{}\"\n{}{}", upstream.host(), mirror(&absent), mirror(&wrong));
+    fs::write(dir.join("hosts.toml"), toml).unwrap();
+    let layer = digest(&built.blobs[1]);
+    let blob = Bytes::from(built.blobs[1].clone());
+    let flipped: Vec<u8> = blob.iter().map(|byte| byte ^ 1).collect();
+    let longer = [&blob[..], b"more"].concat();
+    let other = built.blobs[0].clone();
+    for (what, content) in [("rubbish", flipped.clone()), ("longer", longer), ("another layer", other)] {
+        wrong.state().blobs.insert(layer.clone(), content.into());
+        let pulled = pull(&images, "images.example/library/app:v1").await;
+        pulled.unwrap_or_else(|e| panic!("{what}: {}", model::chain(&e)));
+        assert_eq!(upstream.asked("/blobs/"), upstream.asked(&layer), "{what}: that layer alone");
+        // What ends early is first taken up where it broke, and then had anew.
+        assert!((1..=2).contains(&upstream.asked(&layer)), "{what}");
+        assert_eq!(absent.asked(&layer), 1, "{what}: who did not have it is not asked again");
+        upstream.state().seen.clear();
+        absent.state().seen.clear();
+        images.remove("images.example/library/app:v1").await.unwrap();
+    }
+    // Where nobody has the right one, the pull fails with the reason, and nothing is left.
+    for registry in [&wrong, &upstream] {
+        registry.state().blobs.insert(layer.clone(), flipped.clone().into());
+    }
+    let error = pull(&images, "images.example/library/app:v1").await.unwrap_err();
+    assert!(model::chain(&error).contains("verify"), "{}", model::chain(&error));
+    assert_empty(root.path());
 }
 
 #[tokio::test(flavor = "multi_thread")]

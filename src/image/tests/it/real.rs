@@ -11,9 +11,9 @@ use model::{Classify as _, CriToken, ErrorKind};
 
 use crate::build::{Built, Put, assert_empty, digest, gzip, image, layer, noise, open, zstd};
 
-struct RealRegistry {
+pub(crate) struct RealRegistry {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     dir: tempfile::TempDir,
 }
 
@@ -52,7 +52,7 @@ fn skip(why: &str) {
 }
 
 /// A registry on a port of its own, with TLS where a certificate is given. `None`: not installed.
-async fn registry(tls: bool) -> Option<RealRegistry> {
+pub(crate) async fn registry(tls: bool) -> Option<RealRegistry> {
     let (Some(program), Some(_)) = (installed("docker-registry"), installed("skopeo")) else {
         skip("docker-registry and skopeo are not installed");
         return None;
@@ -93,7 +93,7 @@ async fn registry(tls: bool) -> Option<RealRegistry> {
 
 impl RealRegistry {
     /// Puts an image there with skopeo, from an OCI layout.
-    fn push(&self, name: &str, built: &Built, more: &[&str]) {
+    pub(crate) fn push(&self, name: &str, built: &Built, more: &[&str]) {
         let layout = self.dir.path().join("layout");
         let _ = fs::remove_dir_all(&layout);
         for blob in built.blobs.iter().chain([&built.config, &built.manifest]) {
@@ -114,13 +114,13 @@ impl RealRegistry {
     }
 }
 
-fn built() -> Built {
+pub(crate) fn built() -> Built {
     let base = layer(&[("bin/", Put::Dir(0o755)), ("bin/sh", Put::File(&noise(1, 400_000)))]);
     let top = layer(&[("etc/", Put::Dir(0o755)), ("etc/motd", Put::File(b"hello"))]);
     image(&[(base, gzip), (top, zstd)], false)
 }
 
-fn request(reference: &str) -> PullRequest {
+pub(crate) fn request(reference: &str) -> PullRequest {
     PullRequest { reference: reference.parse().unwrap(), auth: None, progress: None }
 }
 

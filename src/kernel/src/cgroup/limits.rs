@@ -244,23 +244,33 @@ impl Plan<'_> {
     }
 }
 
-/// v2's weight (1 to 10000, 100 by default) for v1's shares (2 to 262144, 1024 by default): the straight line through
-/// both ends, as runc before 1.4 and crun before 1.23 have it. Shares are what is reported, so no formula shows.
+/// v2's weight (1 to 10000, 100 by default) for v1's shares (2 to 262144, 1024 by default): the curve through both ends
+/// and both defaults, as runc 1.3.2, crun 1.23 and later have it. Their older versions drew a straight line, which makes
+/// 39 of 1024; a caller that has the runtime write a group says the weight itself.
+// The ends and what lies between fit either type.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn weight_of_shares(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+    let shares = shares.clamp(2, 262_144);
+    let log = (shares as f64).log2();
+    let exponent = log.mul_add(log, 125.0 * log) / 612.0 - 7.0 / 34.0;
+    // What the ends come to in binary fractions is a hair off.
+    let weight = (10f64.powf(exponent) - 1e-9).ceil();
+    (weight as u64).clamp(1, 10_000)
 }
 
-/// Whether somebody may have written this weight for these shares: we and older runtimes by the straight line, runc from
-/// 1.4 and crun from 1.23 on by a curve that takes 1024 to 100.
+/// Whether somebody may have written this weight for these shares: by the curve, or by the straight line through both
+/// ends that runc before 1.3.2 and crun before 1.23 drew.
 pub fn is_weight_of_shares(weight: u64, shares: u64) -> bool {
-    let log = (shares.clamp(2, 262_144) as f64).log2();
-    let curve = 10_f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil();
-    weight == weight_of_shares(shares) || (weight as f64 - curve).abs() < 0.5
+    let line = 1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142;
+    weight == weight_of_shares(shares) || weight == line
 }
 
-/// The least shares that give this weight.
+/// The shares that a weight was made of, or as good as.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(super) fn shares_of_weight(weight: u64) -> u64 {
-    2 + ((weight.clamp(1, 10_000) - 1) * 262_142).div_ceil(9_999)
+    let exponent = (weight.clamp(1, 10_000) as f64).log10() + 7.0 / 34.0;
+    let log = ((125.0f64 * 125.0 + 4.0 * 612.0 * exponent).sqrt() - 125.0) / 2.0;
+    (log.exp2().round() as u64).clamp(2, 262_144)
 }
 
 fn value(group: &Group, controller: &str, file: &str) -> Option<String> {

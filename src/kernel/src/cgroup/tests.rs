@@ -207,7 +207,7 @@ fn v2_limits_are_planned_from_what_is_there() {
     type Files = &'static [(&'static str, &'static str)];
     let rows: [(Files, Limits, &[&str]); 11] = [
         (&[], none(), &[]),
-        (&[], Limits { cpu_shares: Some(1024), ..none() }, &["cpu.weight=39"]),
+        (&[], Limits { cpu_shares: Some(1024), ..none() }, &["cpu.weight=100"]),
         (&[], Limits { cpu_shares: Some(2), ..none() }, &["cpu.weight=1"]),
         (&[], Limits { cpu_shares: Some(262_144), ..none() }, &["cpu.weight=10000"]),
         (&[("cpu.max", "max 100000\n")], Limits { cpu_quota: Some(5), ..none() }, &["cpu.max=5 100000"]),
@@ -245,6 +245,17 @@ fn v2_limits_are_planned_from_what_is_there() {
 }
 
 #[test]
+fn weights_are_those_of_the_oci_runtimes() {
+    // As runc 1.3.3 writes them.
+    let rows =
+        [(0, 1), (2, 1), (100, 17), (512, 59), (1024, 100), (1536, 138), (2048, 174), (262_144, 10_000)];
+    for (shares, weight) in rows {
+        assert_eq!(weight_of_shares(shares), weight, "{shares}");
+    }
+    assert_eq!(weight_of_shares(u64::MAX), 10_000);
+}
+
+#[test]
 fn v2_limits_are_all_looked_at_before_one_is_written() {
     let fake = Fake::new(&[("memory.max", "max\n"), ("memory.swap.max", "max\n"), ("cpu.weight", "100\n")]);
     let limits = Limits {
@@ -262,6 +273,7 @@ fn v2_limits_are_all_looked_at_before_one_is_written() {
     fake.group.apply(&limits).unwrap();
     let read = fake.group.read_limits();
     assert_eq!((read.memory, read.memory_and_swap, read.pids), (Some(64), Some(64), Some(10)));
+    assert_eq!(read.cpu_shares, Some(1024));
 }
 
 #[test]

@@ -41,7 +41,34 @@ pub struct MountInfo {
     pub super_options: String,
 }
 
+/// File systems that answer from this machine's own memory and disks. Others ask a server, or a program.
+const LOCAL: [&str; 18] = [
+    "bcachefs",
+    "btrfs",
+    "devtmpfs",
+    "erofs",
+    "exfat",
+    "ext2",
+    "ext3",
+    "ext4",
+    "f2fs",
+    "hugetlbfs",
+    "overlay",
+    "proc",
+    "ramfs",
+    "squashfs",
+    "sysfs",
+    "tmpfs",
+    "xfs",
+    "zfs",
+];
+
 impl MountInfo {
+    /// Whether its file system answers without asking a server or a program, so that looking at it does not hang.
+    pub fn is_local(&self) -> bool {
+        LOCAL.contains(&self.file_system.as_str())
+    }
+
     /// How mount events travel here. A mount that is both slave and shared is [`Propagation::Shared`].
     pub fn propagation(&self) -> Propagation {
         match (self.shared, self.slave, self.unbindable) {
@@ -73,25 +100,35 @@ pub fn below<'a>(table: &'a [MountInfo], directory: &Path) -> Vec<&'a MountInfo>
 /// The path does not exist, or the table could not be read.
 pub fn holding(path: &Path) -> Result<MountInfo, SysError> {
     let real = path.canonicalize().map_err(|e| SysError::path("realpath", path, e))?;
-    let wanted = rustix::fs::statx(CWD, &real, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)
-        .map_err(|e| SysError::path("statx", &real, e))?;
-    let known = StatxFlags::from_bits_retain(wanted.stx_mask).contains(StatxFlags::MNT_ID);
-    let mut found = None;
-    for mount in table()? {
-        // A kernel before 5.8 does not tell the mount's id: the longest, latest prefix is it.
-        let better = |best: &MountInfo| {
-            mount.mount_point.components().count() >= best.mount_point.components().count()
-        };
-        let hit = if known {
-            mount.id == wanted.stx_mnt_id
-        } else {
-            real.starts_with(&mount.mount_point) && found.as_ref().is_none_or(better)
-        };
-        if hit {
-            found = Some(mount);
-        }
-    }
+    let id = id_of(&real)?;
+    let table = table()?;
+    let found = holding_in(&table, &real, id).cloned();
     found.ok_or_else(|| SysError::path("find the mount of", path, io::Error::from(io::ErrorKind::NotFound)))
+}
+
+/// The id of the mount that holds `path`, which is no symbolic link; `None` from a kernel before 5.8.
+///
+/// # Errors
+/// The path does not exist.
+pub fn id_of(path: &Path) -> Result<Option<u64>, SysError> {
+    let seen = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)
+        .map_err(|e| SysError::path("statx", path, e))?;
+    let known = StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::MNT_ID);
+    Ok(known.then_some(seen.stx_mnt_id))
+}
+
+/// The mount of `table` with this id; without one, the latest of those whose mount point is the longest prefix of
+/// `path`, which has no symbolic link in it.
+pub fn holding_in<'a>(table: &'a [MountInfo], path: &Path, id: Option<u64>) -> Option<&'a MountInfo> {
+    match id {
+        Some(id) => table.iter().find(|mount| mount.id == id),
+        None => leading_to(table, path).max_by_key(|mount| mount.mount_point.components().count()),
+    }
+}
+
+/// The mounts of `table` that a walk along `path` can pass, in the table's order.
+pub fn leading_to<'a>(table: &'a [MountInfo], path: &Path) -> impl Iterator<Item = &'a MountInfo> {
+    table.iter().filter(move |mount| path.starts_with(&mount.mount_point))
 }
 
 /// Whether something is mounted on `path` itself. No such path is no mount point.

@@ -126,11 +126,11 @@ impl Driver {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
         let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
         let (_, handler) = self.host.sandboxes.config.handler(&self.record.handler)?;
-        let handler = HandlerCan {
+        let can = HandlerCan {
             recursive_read_only: handler.recursive_read_only,
             id_mapped_mounts: handler.id_mapped_mounts,
         };
-        spec::check_request(&self.record.config, &config, self.host.bundles.facts(), handler)
+        spec::check_request(&self.record.config, &config, self.host.bundles.facts(), can)
             .map_err(|e| PodError::container_step("create", &id, e))?;
         let image = self.host.bundles.find_image(&config.image)?;
         let image_volumes = self.host.bundles.find_volumes(&config)?;
@@ -156,11 +156,14 @@ impl Driver {
             self.containers.remove(&id);
             return Err(error);
         }
+        let handler = self.host.sandboxes.config.handler(&self.record.handler)?.1;
         let input = bundle::Input {
             pod: self.id.clone(),
             pod_config: Arc::clone(&self.record.config),
             cgroup_parent: self.record.cgroup_parent.clone(),
-            handler,
+            handler: can,
+            privileged_devices: handler.privileged_devices,
+            cgroup_writable: handler.cgroup_writable,
             pod_init: self.shim.borrow().as_ref().and_then(shim_client::Shim::pod_init),
             target_pid,
             container: id.clone(),
@@ -237,7 +240,7 @@ impl Driver {
         }
         let (host, container) = (Arc::clone(&self.host), id.clone());
         self.spawn(Job::Start(id.clone()), async move {
-            let _timed = host.sandboxes.stages.time("oci_run");
+            let _timed = host.sandboxes.stages.time_of("oci_run", container.as_str());
             let started = match bundle::prepare_log(&run).await {
                 Ok(()) => shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e)),
                 Err(error) => Err(error),

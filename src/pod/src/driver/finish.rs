@@ -32,6 +32,9 @@ impl Driver {
             (Job::Reap(id), Product::Reaped(result)) => self.cleared_away(id, result),
             _ => Ok(Outcome::Done),
         };
+        if let Err(error) = &answer {
+            self.note_trouble(&job, error);
+        }
         self.answer_all(&job, &answer);
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::PodError;
 use crate::state::PodView;
+use crate::story::Doing;
 
 /// What is asked of a pod, with all that it takes to do it.
 #[derive(Clone, Debug)]
@@ -51,6 +52,7 @@ pub(crate) struct Handle {
     pub(super) inbox: mpsc::Sender<(Request, Waiter)>,
     pub(super) view: watch::Receiver<Arc<PodView>>,
     pub(super) shim: watch::Receiver<Option<Shim>>,
+    pub(super) doing: watch::Receiver<Vec<Doing>>,
 }
 
 impl Handle {
@@ -64,6 +66,16 @@ impl Handle {
     /// The pod as it is now.
     pub(crate) fn view(&self) -> Arc<PodView> {
         Arc::clone(&self.view.borrow())
+    }
+
+    /// What its driver has under way.
+    pub(crate) fn doing(&self) -> Vec<Doing> {
+        self.doing.borrow().clone()
+    }
+
+    /// How many requests the driver has not looked at yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.inbox.max_capacity() - self.inbox.capacity()
     }
 
     /// The connection to its shim, where there is one.

@@ -6,6 +6,7 @@
 //! A client that goes away takes nothing with it: its answer has no reader, and that is all.
 
 mod begin;
+mod doing;
 mod exits;
 mod finish;
 mod handle;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use kernel::cgroup::Hierarchy;
 use kernel::clock::now;
 use model::limits::POD_QUEUE_MAX;
-use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal};
+use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal, UnixNanos};
 use shim_client::Shim;
 use telemetry::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -38,6 +39,7 @@ use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdi
 use crate::records::{Change, ContainerRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
 use crate::state::{ContainerPhase, PodPhase, PodView};
+use crate::story::{Doing, Troubles};
 
 use self::handle::{Answer, Waiter};
 
@@ -56,6 +58,8 @@ pub(crate) struct Host {
     pub(crate) hierarchy: Arc<Hierarchy>,
     pub(crate) records: Records,
     pub(crate) events: Events,
+    /// What failed last.
+    pub(crate) troubles: Troubles,
     pub(crate) index: Index,
     /// Work under way, so that a service that stops can wait for it.
     pub(crate) jobs: TaskTracker,
@@ -77,6 +81,12 @@ enum Product {
     Reaped(Result<(), PodError>),
 }
 
+/// A job under way.
+struct Begun {
+    job: Job,
+    since: UnixNanos,
+}
+
 struct Finished {
     job: Job,
     product: Product,
@@ -91,12 +101,13 @@ pub(crate) struct Driver {
     inbox: mpsc::Receiver<(Request, Waiter)>,
     view: watch::Sender<Arc<PodView>>,
     shim: watch::Sender<Option<Shim>>,
+    doing: watch::Sender<Vec<Doing>>,
     /// What the shim tells, while there is one.
     heard: Option<shim::Heard>,
     /// When a shim that did not answer is looked for again.
     look_again: Option<Instant>,
     work: JoinSet<Finished>,
-    running: HashMap<task::Id, Job>,
+    running: HashMap<task::Id, Begun>,
     waiting: HashMap<Job, Vec<Waiter>>,
     kept: Vec<(Request, Waiter)>,
     end_is_asked_for: bool,
@@ -121,6 +132,7 @@ impl Driver {
     ) -> (Self, Handle) {
         let (to_inbox, inbox) = mpsc::channel(POD_QUEUE_MAX);
         let (shim, shim_seen) = watch::channel(None);
+        let (doing, doing_seen) = watch::channel(Vec::new());
         let view = view::of(&host, &id, &record, &containers, None, 0);
         let (view, view_seen) = watch::channel(Arc::new(view));
         let handle = Handle {
@@ -130,6 +142,7 @@ impl Driver {
             inbox: to_inbox,
             view: view_seen,
             shim: shim_seen,
+            doing: doing_seen,
         };
         let driver = Self {
             host,
@@ -139,6 +152,7 @@ impl Driver {
             inbox,
             view,
             shim,
+            doing,
             heard: None,
             look_again: None,
             work: JoinSet::new(),
@@ -180,6 +194,7 @@ impl Driver {
             said = shim::next(&mut self.heard) => self.shim_said(said).await,
             () = shim::look_again(self.look_again) => self.find_shim().await,
         }
+        self.show_doing();
     }
 
     async fn joined(&mut self, joined: Result<(task::Id, Finished), task::JoinError>) {
@@ -189,7 +204,7 @@ impl Driver {
                 self.finish(job, product).await;
             }
             Err(failed) => {
-                let Some(job) = self.running.remove(&failed.id()) else { return };
+                let Some(Begun { job, .. }) = self.running.remove(&failed.id()) else { return };
                 error!(?job, error = %failed, "a job ended without a result");
                 self.broken(job).await;
             }
@@ -309,7 +324,7 @@ impl Driver {
                 .iter()
                 .map(|(id, record)| (id.clone(), fact(&record.phase)))
                 .collect(),
-            jobs: self.running.values().cloned().collect(),
+            jobs: self.running.values().map(|begun| begun.job.clone()).collect(),
             end_is_asked_for: self.end_is_asked_for,
         }
     }
@@ -336,7 +351,7 @@ impl Driver {
         let named = job.clone();
         let work = async move { Finished { job: named, product: work.await } };
         let task = self.work.spawn(self.host.jobs.track_future(work.in_current_span()));
-        self.running.insert(task.id(), job);
+        self.running.insert(task.id(), Begun { job, since: now() });
     }
 
     fn refused(&self, refusal: Refusal, request: &Request) -> PodError {

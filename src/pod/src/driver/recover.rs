@@ -97,9 +97,7 @@ impl Driver {
     /// Stops and removals that the last service began.
     async fn finish_what_was_begun(&mut self) {
         let begun = match self.record.phase {
-            PodPhase::Stopping if !self.running.values().any(|job| *job == Job::StopPod) => {
-                self.begin_stop_pod().await
-            }
+            PodPhase::Stopping if !self.is_doing(&Job::StopPod) => self.begin_stop_pod().await,
             PodPhase::Removing => self.begin_remove_pod().await,
             _ => return,
         };

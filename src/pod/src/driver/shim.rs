@@ -188,7 +188,7 @@ impl Driver {
 
     /// Containers that run, as far as the records say, and whose start is not a job's business.
     pub(super) fn unattended(&self) -> Vec<ContainerId> {
-        let starting = |id: &ContainerId| self.running.values().any(|job| *job == Job::Start(id.clone()));
+        let starting = |id: &ContainerId| self.is_doing(&Job::Start(id.clone()));
         let runs = |phase: &ContainerPhase| {
             matches!(phase, ContainerPhase::Running { .. } | ContainerPhase::Starting)
         };
@@ -231,7 +231,7 @@ impl Driver {
 
     /// Stops a pod that can no longer hold containers.
     async fn end_unasked(&mut self, why: &str) {
-        let ending = [Job::StopPod, Job::RemovePod].iter().any(|job| self.running.values().any(|j| j == job));
+        let ending = [Job::StopPod, Job::RemovePod].iter().any(|job| self.is_doing(job));
         if ending || self.record.phase != PodPhase::Ready {
             return;
         }

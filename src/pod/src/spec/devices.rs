@@ -5,13 +5,12 @@ use model::Device;
 use super::oci::{self, DeviceRule};
 use super::{SpecError, SpecInput};
 
-/// The nodes to make and the rules, which deny first. A privileged container may use any device.
+/// The nodes to make and the rules, which deny first unless the container may use any device.
 pub(super) fn devices(input: &SpecInput<'_>) -> Result<(Vec<oci::Device>, Vec<DeviceRule>), SpecError> {
-    let privileged = input.container.security.privileged;
     let mut nodes: Vec<oci::Device> = Vec::with_capacity(input.devices.len());
-    let everything = DeviceRule { allow: privileged, access: "rwm".into(), ..DeviceRule::default() };
+    let everything = DeviceRule { allow: input.all_devices, access: "rwm".into(), ..DeviceRule::default() };
     let mut rules = vec![everything];
-    for device in input.devices {
+    for device in input.devices.iter().chain(&input.injection.devices) {
         let node = oci::Device {
             path: device.container_path.clone(),
             kind: device.kind.to_string(),
@@ -26,7 +25,8 @@ pub(super) fn devices(input: &SpecInput<'_>) -> Result<(Vec<oci::Device>, Vec<De
             Some(known) => *known = node,
             None => nodes.push(node),
         }
-        if !privileged {
+        // A FIFO is no device to the controller.
+        if !input.all_devices && device.kind != 'p' {
             rules.push(DeviceRule {
                 allow: true,
                 kind: Some(device.kind.to_string()),

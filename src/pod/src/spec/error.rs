@@ -58,11 +58,11 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    pub(super) fn invalid(field: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(crate) fn invalid(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), why: why.into() }
     }
 
-    pub(super) fn unsupported(field: impl Into<String>, what: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(field: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Unsupported { field: field.into(), what: what.into() }
     }
 

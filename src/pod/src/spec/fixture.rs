@@ -7,9 +7,11 @@ use model::{
     PodIdentity, PodSecurity, Propagation, Resources, StringMap,
 };
 
+use crate::defined_volumes::DefinedVolume;
+
 use super::{
-    AppArmor, CgroupVersion, Defaults, HandlerCan, HostFacts, ImageDefaults, NamespacePaths, PodFiles,
-    PreparedDevice, PreparedMount, ResolvedUser, SpecInput,
+    AppArmor, CgroupVersion, Defaults, HandlerCan, HostFacts, ImageDefaults, Injection, NamespacePaths,
+    PodFiles, PreparedDevice, PreparedMount, ResolvedUser, SpecInput,
 };
 
 /// Owns what [`SpecInput`] borrows.
@@ -24,10 +26,13 @@ pub(crate) struct Fixture {
     pub(crate) files: PodFiles,
     pub(crate) namespaces: NamespacePaths,
     pub(crate) mounts: Vec<PreparedMount>,
+    pub(crate) volumes: Vec<DefinedVolume>,
     pub(crate) devices: Vec<PreparedDevice>,
+    pub(crate) injection: Injection,
     pub(crate) seccomp_localhost: Option<Vec<u8>>,
     pub(crate) cgroups_path: String,
     pub(crate) host: HostFacts,
+    pub(crate) cgroup_writable: bool,
     pub(crate) defaults: Defaults,
 }
 
@@ -65,11 +70,15 @@ impl Fixture {
             files: &self.files,
             namespaces: &self.namespaces,
             mounts: &self.mounts,
+            volumes: &self.volumes,
             devices: &self.devices,
+            injection: &self.injection,
             seccomp_localhost: self.seccomp_localhost.as_deref(),
             cgroups_path: &self.cgroups_path,
             host: &self.host,
             handler: HandlerCan { recursive_read_only: true, id_mapped_mounts: true },
+            all_devices: self.container.security.privileged,
+            cgroup_writable: self.cgroup_writable,
             defaults: &self.defaults,
         }
     }
@@ -80,7 +89,7 @@ impl Fixture {
             MountSource::HostPath(path) => path.clone(),
             MountSource::Image { .. } => "/host".into(),
         };
-        self.mounts.push(PreparedMount { source, missing: false });
+        self.mounts.push(PreparedMount { source, missing: false, kept: Vec::new() });
         self.container.mounts.push(mount);
     }
 }
@@ -126,6 +135,7 @@ impl Default for Fixture {
                 labels: StringMap::new(),
                 annotations: StringMap::new(),
                 log_path: PathBuf::new(),
+                log_directory: None,
                 stdin: false,
                 stdin_once: false,
                 tty: false,
@@ -151,7 +161,9 @@ impl Default for Fixture {
                 target_pid: Some("/n/target".into()),
             },
             mounts: Vec::new(),
+            volumes: Vec::new(),
             devices: Vec::new(),
+            injection: Injection::default(),
             seccomp_localhost: None,
             cgroups_path: format!("/pods/{}", "2".repeat(64)),
             host: HostFacts {
@@ -170,6 +182,7 @@ impl Default for Fixture {
                 mqueue: true,
                 recursive_read_only: true,
             },
+            cgroup_writable: false,
             defaults: Defaults::default(),
         }
     }

@@ -56,7 +56,7 @@ pub struct HostFacts {
 }
 
 /// The AppArmor profile that RuntimeDefault means, where an administrator has loaded it.
-const APPARMOR_DEFAULT: &str = "gantline-default";
+pub const APPARMOR_DEFAULT: &str = "gantline-default";
 
 impl HostFacts {
     /// Looks at the node. What cannot be read is taken as absent; `/proc` and `/sys` are where they always are.
@@ -91,6 +91,12 @@ impl HostFacts {
         })
     }
 
+    /// The same with the profiles that are loaded by now, where there can be any: administrators load them at any time.
+    pub fn renewed(&self) -> Self {
+        let apparmor = if self.apparmor.enabled { AppArmor::gather() } else { AppArmor::default() };
+        Self { apparmor, ..self.clone() }
+    }
+
     /// A limit lowered to what a container can get.
     pub fn clamp_rlimit(&self, limit: &Rlimit) -> Rlimit {
         let most = self.rlimits_max.get(&limit.kind).copied().unwrap_or(u64::MAX);
@@ -99,7 +105,8 @@ impl HostFacts {
 }
 
 impl AppArmor {
-    fn gather() -> Self {
+    /// Looks at the node: whether AppArmor is enabled, and what is loaded now.
+    pub fn gather() -> Self {
         let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.trim() == "Y")
             && Path::new("/sys/kernel/security/apparmor").is_dir();

@@ -9,6 +9,11 @@ use super::oci::{self, Mount};
 use super::{HandlerCan, HostFacts, PreparedMount, SpecError, SpecInput};
 
 const SHM: &str = "/dev/shm";
+/// Directories whose files other programs of the node must go on reading.
+const SYSTEM: [&str; 16] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/root", "/run",
+    "/sbin", "/sys", "/usr", "/var",
+];
 /// Whose terminals are, as every distribution numbers it.
 const TTY_GROUP: u32 = 5;
 
@@ -19,6 +24,13 @@ const TTY_GROUP: u32 = 5;
 pub(super) fn mounts(input: &SpecInput<'_>) -> Result<(Vec<Mount>, Option<String>), SpecError> {
     let asked = asked(input)?;
     let mut mounts: Vec<Mount> = file_systems(input).into_iter().chain(files(input)?).collect();
+    for volume in input.volumes {
+        // What every container has at a path is not for an image to take away.
+        if !mounts.iter().any(|ours| ours.destination == volume.container_path) {
+            let destination = volume.container_path.to_string_lossy();
+            mounts.push(mount(&destination, "bind", &volume.source, "rbind,rprivate"));
+        }
+    }
     mounts.retain(|ours| {
         !asked.iter().any(|mount| {
             ours.destination == mount.destination
@@ -50,7 +62,7 @@ fn file_systems(input: &SpecInput<'_>) -> Vec<Mount> {
     let privileged = input.container.security.privileged;
     let rro = input.host.recursive_read_only && input.handler.recursive_read_only;
     let sys = if privileged { "rw" } else { "ro" };
-    let cgroup = if privileged || input.defaults.cgroup_writable { "rw" } else { "ro" };
+    let cgroup = if privileged || input.cgroup_writable { "rw" } else { "ro" };
     let own_user = input.pod.security.namespaces.own_user();
     // A group that the pod's user namespace does not know cannot own terminals.
     let terminals = match own_user.is_none_or(|own| host_id(&own.gids, TTY_GROUP).is_some()) {
@@ -133,11 +145,12 @@ fn one(
         return invalid("container_path", format!("{path:?} is the root file system"));
     }
     check(input.pod, field, asked, input.host, input.handler)?;
-    if asked.selinux_relabel && input.host.selinux {
-        return Err(SpecError::unsupported(
-            format!("{field}.selinux_relabel"),
-            "relabelling is not built yet",
-        ));
+    // What the node itself needs is never given to a container's label.
+    if asked.selinux_relabel
+        && input.host.selinux
+        && SYSTEM.iter().any(|path| prepared.source == Path::new(path))
+    {
+        return invalid("selinux_relabel", format!("{:?} is the node's own", prepared.source));
     }
     let image = matches!(asked.source, model::MountSource::Image { .. });
     let propagation = match asked.propagation {
@@ -147,12 +160,15 @@ fn one(
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    let access = match (asked.recursive_read_only, asked.readonly || image) {
+    let kept = |flag: &str| prepared.kept.contains(&flag);
+    let mut options = vec!["rbind".to_owned(), propagation.to_owned()];
+    let access = match (asked.recursive_read_only, asked.readonly || image || kept("ro")) {
         (true, _) => "rro",
         (false, true) => "ro",
         (false, false) => "rw",
     };
-    let mut options = vec!["rbind".to_owned(), propagation.to_owned(), access.to_owned()];
+    options.push(access.to_owned());
+    options.extend(prepared.kept.iter().filter(|flag| **flag != "ro").map(|flag| (*flag).to_owned()));
     if image {
         // As its view is: the runtime's remount would take away what it does not name.
         options.extend(["nosuid", "nodev", "noexec"].map(str::to_owned));

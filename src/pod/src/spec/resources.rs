@@ -2,6 +2,7 @@
 
 use kernel::cgroup::Limits;
 use model::Resources;
+use model::limits::CONTAINER_MEMORY_BYTES_MIN;
 
 use super::host::{CgroupVersion, HostFacts};
 use super::oci::{self, Cpu, HugepageLimit, Memory, Pids};
@@ -102,8 +103,12 @@ pub fn limits(asked: &Resources, field: &str, host: &HostFacts) -> Result<Limits
 
     match asked.memory_limit {
         0 => {}
-        bytes if bytes >= -1 => limits.memory = Some(bytes),
-        bytes => return invalid("memory_limit_in_bytes", format!("{bytes} is negative")),
+        bytes if bytes == -1 || bytes >= CONTAINER_MEMORY_BYTES_MIN => limits.memory = Some(bytes),
+        bytes if bytes < 0 => return invalid("memory_limit_in_bytes", format!("{bytes} is negative")),
+        bytes => {
+            let why = format!("no container starts with less than {CONTAINER_MEMORY_BYTES_MIN} bytes, and this is {bytes}");
+            return invalid("memory_limit_in_bytes", why);
+        }
     }
     let memory = limits.memory.filter(|bytes| *bytes > 0);
     match asked.memory_swap_limit {
@@ -145,6 +150,12 @@ pub fn limits(asked: &Resources, field: &str, host: &HostFacts) -> Result<Limits
             return invalid(&name, "is not a limit".into());
         }
         limits.unified.insert(key.clone(), value.clone());
+    }
+    if let (CgroupVersion::V2, Some(shares)) = (host.cgroup, limits.cpu_shares) {
+        // OCI runtimes of different age make different weights of the same shares: this one holds at the start and
+        // after each change. A weight that is asked for by its own name goes first.
+        let weight = || kernel::cgroup::weight_of_shares(shares).to_string();
+        limits.unified.entry("cpu.weight".to_owned()).or_insert_with(weight);
     }
     Ok(limits)
 }
@@ -224,13 +235,17 @@ mod tests {
                 "cpuset_mems: \"1-0\" is not a list such as 0-2,7",
             ),
             (Resources { memory_limit: -2, ..r() }, "memory_limit_in_bytes: -2 is negative"),
+            (
+                Resources { memory_limit: 524_287, ..r() },
+                "memory_limit_in_bytes: no container starts with less than 524288 bytes, and this is 524287",
+            ),
             (Resources { memory_swap_limit: -2, ..r() }, "memory_swap_limit_in_bytes: -2 is negative"),
             (
                 Resources { memory_swap_limit: 1, ..r() },
                 "memory_swap_limit_in_bytes: 1 bounds memory and swap together, and needs memory_limit_in_bytes",
             ),
             (
-                Resources { memory_limit: 2, memory_swap_limit: 1, ..r() },
+                Resources { memory_limit: 2 << 20, memory_swap_limit: 1, ..r() },
                 "memory_swap_limit_in_bytes: 1 is below memory_limit_in_bytes, which it includes",
             ),
             (

@@ -116,8 +116,11 @@ fn check(name: &str, change: impl Fn(&Bundle, &mut Fixture), script: &str, expec
         change(&bundle, &mut fixture);
         let security = &fixture.container.security;
         fixture.user = resolve_user(&bundle.rootfs(), security, &fixture.image.user).unwrap();
-        fixture.mounts = prepare::mounts(&fixture.container, &BTreeMap::new()).unwrap();
-        fixture.devices = prepare::devices(&fixture.container, security.privileged).unwrap();
+        let here = crate::host_paths::HostPaths::new(None);
+        let mut look = here.look();
+        let choice = prepare::DeviceChoice { all_of_hosts: security.privileged, owned_by_user: false };
+        fixture.mounts = prepare::mounts(&mut look, &fixture.container, &BTreeMap::new(), &[]).unwrap();
+        fixture.devices = prepare::devices(&mut look, &fixture.container, choice).unwrap();
         let spec = build(&fixture.input()).unwrap();
         assert_eq!(bundle.run(runtime, &spec).as_deref(), Ok(expect), "{runtime}");
     }

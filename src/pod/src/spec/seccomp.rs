@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use model::{MandatoryProfile, limits};
 use serde::Deserialize;
 
+pub(crate) mod compile;
+mod enosys;
+
 use super::oci::{Capabilities, Seccomp, Syscall, SyscallArg};
 use super::{SpecError, SpecInput};
 
@@ -37,6 +40,29 @@ const ACTIONS: [&str; 9] = [
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
+/// What libseccomp knows, without the prefix that all have.
+const ARCHITECTURES: [&str; 18] = [
+    "AARCH64",
+    "ARM",
+    "LOONGARCH64",
+    "MIPS",
+    "MIPS64",
+    "MIPS64N32",
+    "MIPSEL",
+    "MIPSEL64",
+    "MIPSEL64N32",
+    "PPC",
+    "PPC64",
+    "PPC64LE",
+    "RISCV64",
+    "S390",
+    "S390X",
+    "X32",
+    "X86",
+    "X86_64",
+];
+/// seccomp(2), without the prefix that all have.
+const FLAGS: [&str; 4] = ["LOG", "SPEC_ALLOW", "TSYNC", "WAIT_KILLABLE_RECV"];
 const OPERATORS: [&str; 7] = [
     "SCMP_CMP_EQ",
     "SCMP_CMP_GE",
@@ -102,6 +128,23 @@ fn parse(path: &str, bytes: &[u8]) -> Result<Seccomp, SpecError> {
         std::iter::once(&profile.default_action).chain(profile.syscalls.iter().map(|rule| &rule.action));
     if let Some(action) = actions.into_iter().find(|action| !ACTIONS.contains(&action.as_str())) {
         return Err(invalid(format!("{action:?} is not an action")));
+    }
+    let unknown = |names: &[String], prefix: &str, known: &[&str]| {
+        let is_known = |name: &&String| name.strip_prefix(prefix).is_some_and(|name| known.contains(&name));
+        names.iter().find(|name| !is_known(name)).cloned()
+    };
+    if let Some(name) = unknown(&profile.architectures, "SCMP_ARCH_", &ARCHITECTURES) {
+        return Err(invalid(format!("{name:?} is not an architecture")));
+    }
+    if let Some(name) = unknown(&profile.flags, "SECCOMP_FILTER_FLAG_", &FLAGS) {
+        return Err(invalid(format!("{name:?} is not a flag")));
+    }
+    let notifies = |rule: &Syscall| rule.action == "SCMP_ACT_NOTIFY";
+    if profile.default_action == "SCMP_ACT_NOTIFY" {
+        return Err(invalid("SCMP_ACT_NOTIFY cannot be the default action".to_owned()));
+    }
+    if profile.listener_path.is_none() && profile.syscalls.iter().any(notifies) {
+        return Err(invalid("SCMP_ACT_NOTIFY needs a listenerPath".to_owned()));
     }
     for rule in &profile.syscalls {
         if let Some(arg) = rule.args.iter().find(|arg| !OPERATORS.contains(&arg.op.as_str()) || arg.index > 5)

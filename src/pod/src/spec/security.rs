@@ -2,7 +2,7 @@
 
 use model::{ContainerSecurity, MandatoryProfile, NamespaceMode, SeLinuxLabel};
 
-use super::{SpecError, SpecInput, namespaces};
+use super::{HostFacts, SpecError, SpecInput, namespaces};
 
 const FIELD: &str = "linux.security_context";
 
@@ -11,10 +11,6 @@ pub(super) fn check(input: &SpecInput<'_>) -> Result<(), SpecError> {
     if input.container.security.privileged && !input.pod.security.privileged {
         let why = "the sandbox is not privileged, so no container in it can be";
         return Err(SpecError::invalid(format!("{FIELD}.privileged"), why));
-    }
-    let annotated = input.container.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/"));
-    if annotated || !input.container.cdi_devices.is_empty() {
-        return Err(SpecError::unsupported("CDI_devices", "CDI devices are not built yet"));
     }
     namespaces::check(&input.pod.security.namespaces, &input.container.security.namespaces)
 }
@@ -53,6 +49,18 @@ pub(super) fn apparmor(input: &SpecInput<'_>) -> Result<Option<String>, SpecErro
         }
         None | Some(MandatoryProfile::RuntimeDefault) => Ok(host.default_profile.clone()),
     }
+}
+
+/// What asks for no confinement: it is there to be had on every node, and manifests of node agents say so everywhere.
+const UNCONFINED_TYPE: &str = "spc_t";
+
+/// That a label which is asked for can have an effect.
+pub(super) fn check_selinux(asked: Option<&SeLinuxLabel>, host: &HostFacts) -> Result<(), SpecError> {
+    let Some(asked) = asked.filter(|label| **label != SeLinuxLabel::default()) else { return Ok(()) };
+    if host.selinux || asked.kind == UNCONFINED_TYPE {
+        return Ok(());
+    }
+    Err(SpecError::invalid(format!("{FIELD}.selinux_options"), "SELinux is not enabled on this node"))
 }
 
 /// A container's SELinux labels.
@@ -130,17 +138,6 @@ mod tests {
     }
 
     #[test]
-    fn cdi_devices_are_refused_however_they_are_asked_for() {
-        let mut fixture = Fixture::default();
-        fixture.container.cdi_devices = vec!["vendor.com/gpu=0".into()];
-        let expect = "CDI_devices: CDI devices are not built yet";
-        assert_eq!(check(&fixture.input()).unwrap_err().to_string(), expect);
-        let mut fixture = Fixture::default();
-        fixture.container.annotations = [("cdi.k8s.io/x".to_owned(), "vendor.com/gpu=0".to_owned())].into();
-        assert_eq!(check(&fixture.input()).unwrap_err().to_string(), expect);
-    }
-
-    #[test]
     fn paths_are_exactly_those_asked_for() {
         let mut security = ContainerSecurity {
             masked_paths: vec!["/proc/kcore".into()],
@@ -213,6 +210,29 @@ mod tests {
             Some(SeLinuxLabel { kind: "a:b".into(), ..SeLinuxLabel::default() });
         let expect = "linux.security_context.selinux_options.type: \"a:b\" is not part of a label";
         assert_eq!(labels(&fixture.input()).unwrap_err().to_string(), expect);
+    }
+
+    #[test]
+    fn a_label_that_cannot_have_an_effect_is_refused() {
+        let label = |kind: &str, level: &str| {
+            Some(SeLinuxLabel { kind: kind.into(), level: level.into(), ..SeLinuxLabel::default() })
+        };
+        // enabled, asked for, served
+        for (selinux, asked, served) in [
+            (false, None, true),
+            (false, label("", ""), true),
+            (false, label("", "s0:c1,c2"), false),
+            (false, label("web_t", ""), false),
+            // No confinement is what every node without SELinux gives.
+            (false, label("spc_t", "s0"), true),
+            (true, label("web_t", "s0:c1,c2"), true),
+        ] {
+            let mut fixture = Fixture::default();
+            fixture.host.selinux = selinux;
+            let found = check_selinux(asked.as_ref(), &fixture.host).map_err(|e| e.to_string());
+            let refused = "linux.security_context.selinux_options: SELinux is not enabled on this node";
+            assert_eq!(found, if served { Ok(()) } else { Err(refused.to_owned()) }, "{asked:?}");
+        }
     }
 
     #[test]

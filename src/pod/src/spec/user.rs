@@ -305,4 +305,36 @@ mod tests {
         symlink("../../passwd", root.join("etc/passwd")).unwrap();
         assert!(resolve_user(&root, &ContainerSecurity::default(), "outsider").is_err());
     }
+
+    #[test]
+    fn ids_that_the_pods_user_namespace_does_not_know_are_named() {
+        use crate::spec::fixture::Fixture;
+        let own = |length| {
+            let mapping = vec![model::IdMapping { host_id: 65_536, container_id: 0, length }];
+            Some(model::UserMode::Pod(model::UserNamespace { uids: mapping.clone(), gids: mapping }))
+        };
+        let refused = |field: &str, what: &str| {
+            Err(format!("{field}: {what} is not mapped in the pod's user namespace"))
+        };
+        let context = |field: &str| format!("{FIELD}.{field}");
+        let image = "image.config.user";
+        // length of the mapping, asked for by the request, uid, gid, another group
+        let rows = [
+            (None, true, 70_000, 70_000, 70_000, Ok(())),
+            (own(100), true, 99, 99, 99, Ok(())),
+            (own(100), true, 100, 0, 0, refused(&context("run_as_user"), "user 100")),
+            (own(100), false, 100, 0, 0, refused(image, "user 100")),
+            (own(100), true, 0, 100, 0, refused(&context("run_as_group"), "group 100")),
+            (own(100), false, 0, 100, 0, refused(image, "group 100")),
+            (own(100), true, 0, 0, 100, refused(&context("supplemental_groups"), "group 100")),
+        ];
+        for (user, asked, uid, gid, other, expect) in rows {
+            let mut fixture = Fixture::default();
+            fixture.pod.security.namespaces.user = user;
+            fixture.container.security.run_as_user = asked.then_some(uid.into());
+            fixture.container.security.run_as_group = asked.then_some(gid.into());
+            fixture.user = ResolvedUser { uid, gid, additional_gids: vec![gid, other] };
+            assert_eq!(check_mapped(&fixture.input()).map_err(|e| e.to_string()), expect);
+        }
+    }
 }

@@ -96,6 +96,7 @@ impl Node {
             cgroup_driver: CgroupDriver::Cgroupfs,
             cgroup_parent: "/gantline-unit".to_owned(),
             log_line_bytes_max: 16 * 1024,
+            path_helper: None,
             defaults: ContainerDefaults {
                 capabilities: Vec::new(),
                 seccomp_when_unset: false,
@@ -103,6 +104,11 @@ impl Node {
                 unprivileged_ports: true,
                 unprivileged_icmp: true,
                 rlimits: Vec::new(),
+                absent_mount_sources_to_reject: Vec::new(),
+                image_defined_volumes: true,
+                pids_limit: None,
+                device_ownership_from_security_context: false,
+                cdi_spec_dirs: Vec::new(),
             },
         }
     }
@@ -227,6 +233,7 @@ pub(crate) fn container_config(name: &str, attempt: u32) -> ContainerConfig {
         labels: Default::default(),
         annotations: Default::default(),
         log_path: PathBuf::new(),
+        log_directory: None,
         stdin: false,
         stdin_once: false,
         tty: false,

@@ -9,6 +9,10 @@ use pod::{ContainerPhase, ContainerStatus, Exit, PodPhase, PodStatus};
 
 use super::enums::cri_signal;
 
+mod config;
+
+pub(crate) use config::{container_config, pod_config};
+
 /// READY, or anything else.
 pub(crate) fn pod_state(phase: &PodPhase) -> v1::PodSandboxState {
     match phase {

@@ -8,6 +8,7 @@ mod identity;
 mod named;
 mod pods;
 mod stats;
+mod verbose;
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use tracing::Span;
 
 use super::RuntimeRpc;
 use super::named::pod_id;
+use super::verbose;
 use crate::convert::request::{pod_config, resources};
 use crate::convert::{Under as _, filter, reply};
 use crate::status::status;
@@ -47,7 +48,7 @@ pub(super) async fn pod_sandbox_status(
     let id = pod_id(rpc, request.pod_sandbox_id)?;
     let view = rpc.pods.pod(&id).map_err(status)?;
     let info = match request.verbose {
-        true => verbose(&rpc.pods.info(&id).map_err(status)?),
+        true => verbose::of_pod(rpc.pods.info(&id).map_err(status)?, &view),
         false => BTreeMap::new(),
     };
     Ok(v1::PodSandboxStatusResponse {
@@ -57,11 +58,6 @@ pub(super) async fn pod_sandbox_status(
         containers_statuses: view.containers.iter().map(reply::container_status).collect(),
         timestamp: now(),
     })
-}
-
-/// Under one key, as crictl merges it.
-pub(super) fn verbose(info: &serde_json::Value) -> BTreeMap<String, String> {
-    BTreeMap::from([("info".to_owned(), info.to_string())])
 }
 
 fn listed(rpc: &RuntimeRpc, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>, Status> {

@@ -29,10 +29,12 @@ const REMOTE_SPDY: [(&str, Version); 4] = [
     ("channel.k8s.io", Version { json: false, sizes: false }),
 ];
 /// The same over WebSocket, where every version has a channel for sizes.
-const REMOTE_WEBSOCKET: [(&str, Coding, Version); 5] = [
+const REMOTE_WEBSOCKET: [(&str, Coding, Version); 7] = [
     ("v5.channel.k8s.io", Coding::Binary, Version { json: true, sizes: true }),
     ("v4.channel.k8s.io", Coding::Binary, Version { json: true, sizes: true }),
     ("v4.base64.channel.k8s.io", Coding::Base64, Version { json: true, sizes: true }),
+    ("v3.channel.k8s.io", Coding::Binary, Version { json: false, sizes: true }),
+    ("v2.channel.k8s.io", Coding::Binary, Version { json: false, sizes: true }),
     ("channel.k8s.io", Coding::Binary, Version { json: false, sizes: true }),
     ("base64.channel.k8s.io", Coding::Base64, Version { json: false, sizes: true }),
 ];
@@ -238,6 +240,13 @@ mod tests {
                 "v9.channel.k8s.io,channel.k8s.io",
                 Ok((binary(v1), "channel.k8s.io")),
             ),
+            (
+                exec.clone(),
+                "websocket",
+                "v3.channel.k8s.io,v2.channel.k8s.io",
+                Ok((binary(v1), "v3.channel.k8s.io")),
+            ),
+            (exec.clone(), "websocket", "v2.channel.k8s.io", Ok((binary(v1), "v2.channel.k8s.io"))),
             (exec.clone(), "websocket", "base64.channel.k8s.io", Ok((base64(v1), "base64.channel.k8s.io"))),
             (
                 exec.clone(),

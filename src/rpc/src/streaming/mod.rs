@@ -20,6 +20,7 @@ mod spdy;
 mod tls;
 mod token;
 mod websocket;
+mod window;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::window::Window;
+
 /// One read from a pipe or a socket of this node, bytes.
 pub(super) const READ: usize = 64 * 1024;
 /// Pieces that wait in one direction of one channel.
@@ -104,7 +106,20 @@ type Piece = (Bytes, OwnedSemaphorePermit);
 pub(super) struct Incoming {
     pieces: mpsc::Receiver<Piece>,
     held: Option<OwnedSemaphorePermit>,
+    credit: Option<Credit>,
 }
+
+/// Tells the client how much of a channel has been taken.
+pub(super) struct Credit {
+    writer: Writer,
+    /// Bytes that it has not been told of.
+    taken: u32,
+    /// The frame that tells it of so many.
+    frame: Box<dyn Fn(u32) -> Bytes + Send>,
+}
+
+/// So many bytes are told at once.
+const CREDIT_BYTES: u32 = 32 * 1024;
 
 /// The framing's end of a channel.
 #[derive(Debug)]
@@ -121,6 +136,7 @@ pub(super) struct Outgoing {
     id: u32,
     writer: Writer,
     closed: CancellationToken,
+    window: Option<Arc<Window>>,
 }
 
 /// The connection is lost, or the client has reset the channel.
@@ -140,8 +156,21 @@ impl Channel {
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let closed = CancellationToken::new();
         let inlet = Inlet { pieces: Some(sender), room: room.clone(), closed: closed.clone() };
-        let incoming = Incoming { pieces, held: None };
-        (Self { headers, incoming, outgoing: Outgoing { id, writer, closed } }, inlet)
+        let incoming = Incoming { pieces, held: None, credit: None };
+        let outgoing = Outgoing { id, writer, closed, window: None };
+        (Self { headers, incoming, outgoing }, inlet)
+    }
+
+    /// The same with flow control: a window for what is sent, and a frame that gives back what was taken.
+    pub(super) fn with_windows(
+        mut self,
+        window: Arc<Window>,
+        frame: impl Fn(u32) -> Bytes + Send + 'static,
+    ) -> Self {
+        let writer = self.outgoing.writer.clone();
+        self.incoming.credit = Some(Credit { writer, taken: 0, frame: Box::new(frame) });
+        self.outgoing.window = Some(window);
+        self
     }
 
     /// One of its headers, or nothing.
@@ -153,10 +182,31 @@ impl Channel {
 impl Incoming {
     /// The next bytes; `None` is their end.
     pub(super) async fn recv(&mut self) -> Option<Bytes> {
-        self.held = None;
+        if let (Some(_), Some(credit)) = (self.held.take(), &mut self.credit) {
+            credit.give_back();
+        }
         let (bytes, room) = self.pieces.recv().await?;
+        if let Some(credit) = &mut self.credit {
+            credit.taken += u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        }
         self.held = Some(room);
         Some(bytes)
+    }
+}
+
+impl Credit {
+    /// Does not wait for room: a client that reads nothing would hold up what it writes. What is not told now is
+    /// told with the next.
+    fn give_back(&mut self) {
+        if self.taken >= CREDIT_BYTES && self.writer.try_send(Frame::Own((self.frame)(self.taken))).is_ok() {
+            self.taken = 0;
+        }
+    }
+}
+
+impl std::fmt::Debug for Credit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credit").field("taken", &self.taken).finish_non_exhaustive()
     }
 }
 
@@ -193,11 +243,26 @@ impl Inlet {
 
 impl Outgoing {
     /// Sends bytes, waiting while the client reads slowly.
-    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
+    pub(super) async fn send(&self, mut bytes: Bytes) -> Result<(), Gone> {
+        let send = async {
+            while let Some(window) = &self.window {
+                let allowed = tokio::select! {
+                    biased;
+                    allowed = window.take(bytes.len()) => allowed,
+                    () = self.writer.closed() => return Err(Gone),
+                };
+                if allowed >= bytes.len() {
+                    break;
+                }
+                let piece = bytes.split_to(allowed);
+                self.writer.send(Frame::Data(self.id, piece)).await.map_err(|_| Gone)?;
+            }
+            self.writer.send(Frame::Data(self.id, bytes)).await.map_err(|_| Gone)
+        };
         tokio::select! {
             biased;
             () = self.closed.cancelled() => Err(Gone),
-            sent = self.writer.send(Frame::Data(self.id, bytes)) => sent.map_err(|_| Gone),
+            sent = send => sent,
         }
     }
 

@@ -126,6 +126,64 @@ async fn an_image_is_asked_for_by_a_handler_that_there_is() {
 }
 
 #[tokio::test]
+async fn what_an_update_cannot_do_is_refused_by_its_field() {
+    let node = start().await;
+    let update = |change: fn(&mut v1::UpdateContainerResourcesRequest)| {
+        let mut request =
+            v1::UpdateContainerResourcesRequest { container_id: "a".into(), ..Default::default() };
+        change(&mut request);
+        request
+    };
+    let option = |request: &mut v1::UpdateContainerResourcesRequest| {
+        request.annotations.insert("example.com/blockio".into(), "slow".into());
+    };
+    for (request, at) in [
+        (update(option), "annotations: \"example.com/blockio\" is no option"),
+        (update(|request| request.windows = Some(Default::default())), "windows: "),
+        (
+            update(|request| request.linux.get_or_insert_default().cpu_shares = -1),
+            "linux.cpu_shares: -1 is below 0",
+        ),
+    ] {
+        let refused = node.runtime().update_container_resources(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().starts_with(at), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_is_made_for_a_handler_that_there_is() {
+    let node = start().await;
+    let image = |handler: &str| {
+        Some(v1::ImageSpec { image: "busybox".into(), runtime_handler: handler.into(), ..Default::default() })
+    };
+    let create = |own: &str, volume: &str| v1::CreateContainerRequest {
+        pod_sandbox_id: "a".into(),
+        config: Some(v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: "c".into(), attempt: 0 }),
+            image: image(own),
+            mounts: vec![v1::Mount {
+                container_path: "/x".into(),
+                image: image(volume),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        sandbox_config: None,
+    };
+    for (request, field) in [
+        (create("kata", ""), "config.image.runtime_handler: \"kata\""),
+        (create("", "kata"), "config.mounts[0].image.runtime_handler: \"kata\""),
+    ] {
+        let refused = node.runtime().create_container(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().starts_with(field), "{refused}");
+    }
+    let known = node.runtime().create_container(create("crun", "")).await.unwrap_err();
+    assert_eq!(known.code(), Code::NotFound, "it is the sandbox that is not there: {known}");
+}
+
+#[tokio::test]
 async fn a_request_over_16_mib_is_invalid() {
     let node = start().await;
     let large = v1::RunPodSandboxRequest { config: None, runtime_handler: "x".repeat(17 * 1024 * 1024) };

@@ -142,6 +142,7 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
         cgroup_driver: CgroupDriver::Cgroupfs,
         cgroup_parent: "/gantline-rpc-test".into(),
         log_line_bytes_max: model::limits::LOG_LINE_BYTES_DEFAULT,
+        path_helper: None,
         defaults: ContainerDefaults {
             capabilities: Vec::new(),
             seccomp_when_unset: false,
@@ -149,6 +150,11 @@ fn pods_config(root: PathBuf, state: &std::path::Path) -> PodsConfig {
             unprivileged_ports: true,
             unprivileged_icmp: true,
             rlimits: Vec::new(),
+            absent_mount_sources_to_reject: Vec::new(),
+            image_defined_volumes: true,
+            pids_limit: None,
+            device_ownership_from_security_context: false,
+            cdi_spec_dirs: Vec::new(),
         },
     }
 }

@@ -168,7 +168,7 @@ fn set_up(alone: &Alone, work: &Work<'_>) -> Result<Infallible, Stop> {
     privileges::hold(&process.capabilities, also)?;
     // A change of credentials may have undone it.
     privileges::hide()?;
-    match alone.fork_sibling()? {
+    match alone.fork_sibling().map_err(unable)? {
         Side::Parent(_) => alone.leave(0),
         Side::Child(alone) => {
             let Err(Stop { failure, .. }) = begin(&alone, work, &process, filter.as_ref(), late_filter, &env);

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,8 @@ pub struct Want {
     pub no_log: bool,
     pub log: Option<PathBuf>,
     pub share_pid_of: Option<u32>,
+    /// In a user namespace of its own, root being 100000 on the host.
+    pub user_namespace: bool,
     pub deadline: Option<Duration>,
 }
 
@@ -121,7 +124,7 @@ impl Node {
         fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
         for applet in [
             "sh", "sleep", "echo", "cat", "true", "setsid", "dd", "seq", "kill", "tty", "stty", "usleep",
-            "yes", "head", "ls", "readlink", "grep", "ps",
+            "yes", "head", "ls", "readlink", "grep", "ps", "cut",
         ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -169,6 +172,15 @@ impl Node {
                 "namespaces": [pid, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
             },
         });
+        let mut config = config;
+        if want.user_namespace {
+            // Its root must come through to the root file system.
+            fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            config["linux"]["uidMappings"] = mapping.clone();
+            config["linux"]["gidMappings"] = mapping;
+        }
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         let path = want.log.clone().unwrap_or_else(|| self.log(&container));
         RunContainer {

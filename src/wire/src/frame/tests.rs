@@ -212,3 +212,15 @@ fn a_frame_over_the_bound_is_not_sent() {
     let frame = Frame::Reply(Reply { seq: 1, outcome: Err(failure) });
     assert!(matches!(frame.encode(), Err(EncodeError::TooLarge(n)) if n > 200_000));
 }
+
+#[test]
+fn an_older_shim_starts_no_exec_itself_and_is_asked_as_ever() {
+    let hello: HelloReply = serde_json::from_str(r#"{"version": 1, "pid": 7}"#).unwrap();
+    assert!(!hello.native_exec);
+    let exec = requests().into_iter().find_map(|body| match body {
+        RequestBody::Exec(exec) => Some(ExecProcess { native: None, ..exec }),
+        _ => None,
+    });
+    let text = serde_json::to_string(&exec.unwrap()).unwrap();
+    assert!(!text.contains("native"), "{text}");
+}

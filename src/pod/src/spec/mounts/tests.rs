@@ -1,10 +1,11 @@
 //! Mounts as lines of `destination source options`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use model::{ImageSpec, MountSource};
+use model::{ImageSpec, MountSource, NamespaceMode};
 
 use super::*;
+use crate::defined_volumes::DefinedVolume;
 use crate::spec::fixture::{Fixture, bind};
 
 fn lines(fixture: &Fixture) -> Result<Vec<String>, String> {
@@ -48,8 +49,7 @@ fn access_follows_privilege_and_the_root() {
     let mut fixture = Fixture::default();
     fixture.container.security.privileged = true;
     assert_eq!((access(&fixture, "/sys"), access(&fixture, "/sys/fs/cgroup")), ("rw".into(), "rw".into()));
-    let mut fixture = Fixture::default();
-    fixture.defaults.cgroup_writable = true;
+    let mut fixture = Fixture { cgroup_writable: true, ..Fixture::default() };
     assert_eq!((access(&fixture, "/sys"), access(&fixture, "/sys/fs/cgroup")), ("ro".into(), "rw".into()));
     fixture.container.security.readonly_rootfs = true;
     assert_eq!((access(&fixture, "/etc/hosts"), access(&fixture, "/dev/shm")), ("ro".into(), "rw".into()));
@@ -90,6 +90,21 @@ fn the_clients_mounts_take_the_place_of_ours() {
         fixture.mount(bind(at, "/host"));
         assert_eq!(destinations(&fixture), expect, "{at}");
     }
+}
+
+#[test]
+fn the_images_volumes_lie_among_ours() {
+    let mut fixture = Fixture::default();
+    for at in ["/data", "/etc/hosts", "/mine"] {
+        fixture.volumes.push(DefinedVolume { container_path: at.into(), source: "/volume".into() });
+    }
+    fixture.mount(bind("/mine", "/host"));
+    let lines = lines(&fixture).unwrap();
+    let at =
+        |path: &str| lines.iter().filter(|line| line.starts_with(&format!("{path} "))).collect::<Vec<_>>();
+    assert_eq!(at("/data"), ["/data /volume rbind,rprivate"]);
+    assert_eq!(at("/etc/hosts"), ["/etc/hosts /p/hosts rbind,rprivate,rw"]);
+    assert_eq!(at("/mine"), ["/mine /host rbind,rprivate,rw"]);
 }
 
 #[test]
@@ -152,6 +167,24 @@ fn a_mount_that_holds_the_services_own_directories_lets_unmounts_in() {
 }
 
 #[test]
+fn what_the_source_refuses_is_refused_in_the_container() {
+    let rows: [(&[&str], bool, &str); 3] = [
+        (&["nosuid", "noexec"], false, "rw,nosuid,noexec"),
+        (&["ro", "nodev"], false, "ro,nodev"),
+        (&["nosuid"], true, "ro,nosuid"),
+    ];
+    for (kept, readonly, expect) in rows {
+        let mut fixture = Fixture::default();
+        fixture.mount(model::Mount { readonly, ..bind("/data", "/host") });
+        fixture.mounts[0].kept = kept.to_vec();
+        assert!(
+            lines(&fixture).unwrap().contains(&format!("/data /host rbind,rprivate,{expect}")),
+            "{kept:?}"
+        );
+    }
+}
+
+#[test]
 fn mounts_that_cannot_be_are_named() {
     let base = bind("/data", "/host");
     let rows = [
@@ -177,7 +210,7 @@ fn mounts_that_cannot_be_are_named() {
                 uid_mappings: vec![model::IdMapping { host_id: 1, container_id: 0, length: 1 }],
                 ..base.clone()
             },
-            "uidMappings: id-mapped mounts are not built yet",
+            "gidMappings: is empty, and uidMappings is not",
         ),
     ];
     for (mount, expect) in rows {
@@ -195,4 +228,84 @@ fn recursive_read_only_without_support_has_the_kubelets_word() {
     fixture.mount(model::Mount { recursive_read_only: true, readonly: true, ..bind("/data", "/host") });
     let error = mounts(&fixture.input()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Token(CriToken::RroUnsupported));
+}
+
+fn ids(container_id: u32, host_id: u32, length: u32) -> Vec<model::IdMapping> {
+    vec![model::IdMapping { host_id, container_id, length }]
+}
+
+fn mapped(mount: model::Mount, mapping: &[model::IdMapping]) -> model::Mount {
+    model::Mount { uid_mappings: mapping.to_vec(), gid_mappings: mapping.to_vec(), ..mount }
+}
+
+fn own_user(fixture: &mut Fixture, mapping: &[model::IdMapping]) {
+    let own = model::UserNamespace { uids: mapping.to_vec(), gids: mapping.to_vec() };
+    fixture.pod.security.namespaces.user = Some(model::UserMode::Pod(own));
+}
+
+#[test]
+fn id_mapped_mounts_are_the_runtimes_and_image_volumes_are_mapped_already() {
+    let (base, own) = (bind("/data", "/host"), ids(0, 65_536, 65_536));
+    let image = MountSource::Image { image: model::ImageSpec::default(), sub_path: PathBuf::new() };
+    let image = model::Mount { source: image, ..base.clone() };
+    let twice = [ids(0, 7, 10), ids(9, 100, 1)].concat();
+    let onto_one = [ids(0, 7, 10), ids(10, 7, 1)].concat();
+    let of_pod = "mounts[0].uidMappings: an image volume has the ids of the pod's own user namespace alone";
+    // able handler, the mount, whether the OCI mount is mapped
+    let rows = [
+        (true, mapped(base.clone(), &own), Ok(true)),
+        (true, mapped(base.clone(), &[ids(0, 7, 10), ids(10, 100, 1)].concat()), Ok(true)),
+        (true, base.clone(), Ok(false)),
+        (false, base.clone(), Ok(false)),
+        (
+            false,
+            mapped(base.clone(), &own),
+            Err("mounts[0].uidMappings: the runtime handler or this kernel makes no id-mapped mounts"),
+        ),
+        (true, mapped(base.clone(), &twice), Err("mounts[0].uidMappings: maps an id twice")),
+        (true, mapped(base, &onto_one), Err("mounts[0].uidMappings: maps an id twice")),
+        (true, mapped(image.clone(), &own), Ok(false)),
+        (true, image.clone(), Ok(false)),
+        (true, mapped(image, &ids(0, 7, 1)), Err(of_pod)),
+    ];
+    for (able, mount, expect) in rows {
+        let mut fixture = Fixture::default();
+        own_user(&mut fixture, &own);
+        fixture.container.mounts.clear();
+        fixture.mount(mount.clone());
+        let mut input = fixture.input();
+        input.handler.id_mapped_mounts = able;
+        let found = mounts(&input).map_err(|e| e.to_string());
+        let is_mapped = found.map(|(mounts, _)| {
+            let data = mounts.into_iter().find(|m| m.destination == Path::new("/data")).unwrap();
+            let (users, groups) = (!data.uid_mappings.is_empty(), !data.gid_mappings.is_empty());
+            assert_eq!((users, groups), (data.options.contains(&"ridmap".to_owned()), users));
+            users
+        });
+        assert_eq!(is_mapped, expect.map_err(str::to_owned), "{mount:?}");
+    }
+}
+
+#[test]
+fn what_a_user_namespace_cannot_mount_is_bound_or_left() {
+    let line = |change: &dyn Fn(&mut Fixture), rro: bool, at: &str| {
+        let mut fixture = Fixture::default();
+        change(&mut fixture);
+        let mut input = fixture.input();
+        input.handler.recursive_read_only = rro;
+        let (mounts, _) = mounts(&input).unwrap();
+        let found = mounts.into_iter().find(|mount| mount.destination == Path::new(at)).unwrap();
+        format!("{} {}", found.kind, found.options.join(","))
+    };
+    let own = |length| move |fixture: &mut Fixture| own_user(fixture, &ids(0, 65_536, length));
+    let hosts = |fixture: &mut Fixture| {
+        own_user(fixture, &ids(0, 65_536, 65_536));
+        fixture.pod.security.namespaces.network = NamespaceMode::Node;
+    };
+    assert_eq!(line(&own(65_536), true, "/sys"), "sysfs nosuid,noexec,nodev,ro");
+    assert_eq!(line(&hosts, true, "/sys"), "bind rbind,rprivate,nosuid,noexec,nodev,rro");
+    assert_eq!(line(&hosts, false, "/sys"), "bind rbind,rprivate,nosuid,noexec,nodev,ro");
+    let terminals = "devpts nosuid,noexec,newinstance,ptmxmode=0666,mode=0620";
+    assert_eq!(line(&own(6), true, "/dev/pts"), format!("{terminals},gid=5"));
+    assert_eq!(line(&own(5), true, "/dev/pts"), terminals);
 }

@@ -166,6 +166,20 @@ fn profiles_of_the_nodes_are_read_whole_or_refused() {
                 "args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
             "the rule for a compares argument 6",
         ),
+        (
+            r#"{"defaultAction":"SCMP_ACT_LOG","architectures":["SCMP_ARCH_VAX"]}"#,
+            "\"SCMP_ARCH_VAX\" is not an architecture",
+        ),
+        (r#"{"defaultAction":"SCMP_ACT_LOG","architectures":["X86"]}"#, "\"X86\" is not an architecture"),
+        (
+            r#"{"defaultAction":"SCMP_ACT_LOG","flags":["SECCOMP_FILTER_FLAG_NEW"]}"#,
+            "\"SECCOMP_FILTER_FLAG_NEW\" is not a flag",
+        ),
+        (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, "SCMP_ACT_NOTIFY cannot be the default action"),
+        (
+            r#"{"defaultAction":"SCMP_ACT_LOG","syscalls":[{"names":["a"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+            "SCMP_ACT_NOTIFY needs a listenerPath",
+        ),
     ] {
         let error = parse("/p", bad.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with("linux.security_context.seccomp.localhost_ref: \"/p\": "), "{error}");

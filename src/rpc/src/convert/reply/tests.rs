@@ -223,3 +223,129 @@ fn an_images_user_is_a_number_or_a_name() {
         assert_eq!((told.map(|uid| uid.value), name.as_str()), (uid, username), "{user:?}");
     }
 }
+
+/// Every field that a sandbox or container can be asked for with, with a value of its own.
+#[test]
+fn what_was_asked_for_is_shown_again_field_by_field() {
+    let profile = |kind, reference: &str| {
+        Some(v1::SecurityProfile { profile_type: kind, localhost_ref: reference.into() })
+    };
+    let id = |value| Some(v1::Int64Value { value });
+    let map = |key: &str| [(key.to_owned(), "1".to_owned())].into();
+    let selinux =
+        v1::SeLinuxOption { user: "u".into(), role: "r".into(), r#type: "t".into(), level: "s0:c1".into() };
+    let mapping = v1::IdMapping { host_id: 100_000, container_id: 0, length: 65_536 };
+    let options = v1::NamespaceOption {
+        network: 0,
+        pid: 1,
+        ipc: 2,
+        target_id: String::new(),
+        userns_options: Some(v1::UserNamespace { mode: 0, uids: vec![mapping], gids: vec![mapping] }),
+    };
+    let limits = v1::LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 50_000,
+        cpu_shares: 512,
+        memory_limit_in_bytes: 64 << 20,
+        oom_score_adj: 100,
+        cpuset_cpus: "0".into(),
+        cpuset_mems: "0".into(),
+        hugepage_limits: vec![v1::HugepageLimit { page_size: "2MB".into(), limit: 0 }],
+        unified: map("memory.high"),
+        memory_swap_limit_in_bytes: 64 << 20,
+    };
+    #[allow(deprecated)] // the strings stay empty: the new fields say the same
+    let pod = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "n".into(),
+            uid: "u".into(),
+            namespace: "ns".into(),
+            attempt: 3,
+        }),
+        hostname: "h".into(),
+        log_directory: "/logs".into(),
+        dns_config: Some(v1::DnsConfig {
+            servers: vec!["1.1.1.1".into()],
+            searches: vec!["a".into()],
+            options: vec!["ndots:5".into()],
+        }),
+        port_mappings: vec![v1::PortMapping {
+            protocol: 1,
+            container_port: 53,
+            host_port: 5353,
+            host_ip: "127.0.0.1".into(),
+        }],
+        labels: map("l"),
+        annotations: map("a"),
+        linux: Some(v1::LinuxPodSandboxConfig {
+            cgroup_parent: "/parent".into(),
+            security_context: Some(v1::LinuxSandboxSecurityContext {
+                namespace_options: Some(options.clone()),
+                selinux_options: Some(selinux.clone()),
+                run_as_user: id(1),
+                run_as_group: id(2),
+                readonly_rootfs: true,
+                supplemental_groups: vec![3],
+                supplemental_groups_policy: 1,
+                privileged: true,
+                seccomp: profile(0, ""),
+                apparmor: profile(1, ""),
+                seccomp_profile_path: String::new(),
+            }),
+            sysctls: map("net.core.somaxconn"),
+            overhead: Some(limits.clone()),
+            resources: Some(limits.clone()),
+        }),
+        windows: None,
+    };
+    assert_eq!(super::pod_config(&pod_config(Some(pod.clone()), String::new()).unwrap()), pod);
+
+    #[allow(deprecated)] // the strings stay empty: the new fields say the same
+    let container = v1::ContainerConfig {
+        command: vec!["c".into()],
+        args: vec!["a".into()],
+        working_dir: "/w".into(),
+        envs: vec![v1::KeyValue { key: "K".into(), value: b"v".to_vec() }],
+        devices: vec![v1::Device {
+            container_path: "/dev/x".into(),
+            host_path: "/dev/null".into(),
+            permissions: "r".into(),
+        }],
+        labels: map("l"),
+        annotations: map("a"),
+        log_path: "0.log".into(),
+        stdin: true,
+        stdin_once: true,
+        tty: true,
+        linux: Some(v1::LinuxContainerConfig {
+            resources: Some(limits),
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                capabilities: Some(v1::Capability {
+                    add_capabilities: vec!["CHOWN".into()],
+                    drop_capabilities: vec!["ALL".into()],
+                    add_ambient_capabilities: vec!["KILL".into()],
+                }),
+                privileged: true,
+                namespace_options: Some(options),
+                selinux_options: Some(selinux),
+                run_as_user: id(1),
+                run_as_group: id(2),
+                run_as_username: String::new(),
+                readonly_rootfs: true,
+                supplemental_groups: vec![3],
+                supplemental_groups_policy: 1,
+                no_new_privs: true,
+                masked_paths: vec!["/m".into()],
+                readonly_paths: vec!["/r".into()],
+                seccomp: profile(2, "/profile.json"),
+                apparmor: profile(2, "name"),
+                apparmor_profile: String::new(),
+                seccomp_profile_path: String::new(),
+            }),
+        }),
+        cdi_devices: vec![v1::CdiDevice { name: "v/c=d".into() }],
+        stop_signal: v1::Signal::Sigusr1.into(),
+        ..requested()
+    };
+    assert_eq!(super::container_config(&container_config(Some(container.clone())).unwrap()), container);
+}

@@ -39,6 +39,7 @@ fn inner(from: v1::ContainerConfig) -> Result<ContainerConfig, Invalid> {
         labels: text::labels("labels", from.labels)?,
         annotations: text::annotations("annotations", from.annotations)?,
         log_path: text::relative("log_path", from.log_path)?,
+        log_directory: None,
         stdin: from.stdin,
         stdin_once: from.stdin_once,
         tty: from.tty,

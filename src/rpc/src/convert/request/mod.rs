@@ -13,7 +13,7 @@ pub(crate) use container::container_config;
 pub(crate) use pod::{image_spec, pod_config};
 pub(crate) use resources::resources;
 pub(crate) use stream::{attach, exec, exec_sync, port_forward, seconds};
-pub(crate) use text::id;
+pub(crate) use text::{absolute, id};
 
 #[cfg(test)]
 mod tests;

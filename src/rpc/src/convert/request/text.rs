@@ -66,7 +66,7 @@ pub(super) fn no_nul(field: &str, text: String) -> Result<String, Invalid> {
 }
 
 /// An absolute path that does not climb.
-pub(super) fn absolute(field: &str, text: String) -> Result<PathBuf, Invalid> {
+pub(crate) fn absolute(field: &str, text: String) -> Result<PathBuf, Invalid> {
     let path = climbless(field, text)?;
     match path.is_absolute() {
         true => Ok(path),

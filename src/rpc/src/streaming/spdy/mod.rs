@@ -1,19 +1,23 @@
 //! SPDY/3.1 as Kubernetes speaks it: the framing that crictl and the kubelet use by default
 //! (SPDY Protocol, Draft 3.1).
 //!
-//! Channels are SPDY streams, opened by the client. Neither Go's spdystream nor this end keeps SPDY's flow
-//! control windows: TCP's own holds a fast sender back, and the bounded channels here do (ADR 041).
+//! Channels are SPDY streams, opened by the client. Go's spdystream keeps no flow control windows: TCP's own holds a
+//! fast sender back, and the bounded channels here do (ADR 041). Those of a client that keeps them are kept
+//! (`window`).
 
 mod headers;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
 
 use super::mux::{self, Channel, Frame, Inlet, Room, Writer};
+use super::window::{self, Kept, Window};
 use headers::{HeaderReader, HeaderWriter};
 
 /// One control frame's payload, bytes. The largest that Kubernetes sends has a few hundred.
@@ -28,9 +32,13 @@ const OPENED_MAX: usize = 16;
 const SYN_STREAM: u16 = 1;
 const SYN_REPLY: u16 = 2;
 const RST_STREAM: u16 = 3;
+const SETTINGS: u16 = 4;
 const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 const HEADERS: u16 = 8;
+const WINDOW_UPDATE: u16 = 9;
+/// SETTINGS: INITIAL_WINDOW_SIZE.
+const INITIAL_WINDOW: u32 = 7;
 const VERSION: u16 = 3;
 const FLAG_FIN: u8 = 1;
 /// RST_STREAM: REFUSED_STREAM.
@@ -57,8 +65,11 @@ struct Reader {
     headers: HeaderReader,
     replies: HeaderWriter,
     room: Room,
-    /// Where the bytes of each stream go.
-    streams: HashMap<u32, Inlet>,
+    /// Where the bytes of each stream go, and how many may come back.
+    streams: HashMap<u32, (Inlet, Arc<Window>)>,
+    windows_kept: Kept,
+    /// The window of a stream that is opened now.
+    initial_window: i64,
 }
 
 impl Reader {
@@ -70,6 +81,8 @@ impl Reader {
             replies: HeaderWriter::default(),
             room: Room::default(),
             streams: HashMap::new(),
+            windows_kept: Kept::default(),
+            initial_window: window::INITIAL,
         }
     }
 
@@ -101,7 +114,7 @@ impl Reader {
             match kind {
                 SYN_STREAM => self.open(flags, &payload).await?,
                 RST_STREAM => {
-                    if let Some(stream) = self.streams.remove(&(be32(&payload, 0)? & STREAM_ID)) {
+                    if let Some((stream, _)) = self.streams.remove(&(be32(&payload, 0)? & STREAM_ID)) {
                         stream.reset();
                     }
                 }
@@ -110,10 +123,33 @@ impl Reader {
                 // Even ids would be answers to pings of ours, of which there are none.
                 PING if be32(&payload, 0)? % 2 == 1 => self.own(control(PING, 0, &payload[..4])).await,
                 GOAWAY => return Ok(()),
-                // SETTINGS, WINDOW_UPDATE: nothing here depends on them.
+                SETTINGS => self.settings(&payload)?,
+                WINDOW_UPDATE => {
+                    self.windows_kept.store(true, Ordering::Relaxed);
+                    let (id, more) = (be32(&payload, 0)? & STREAM_ID, be32(&payload, 4)? & STREAM_ID);
+                    if let Some((_, window)) = self.streams.get(&id) {
+                        window.grow(more.into());
+                    }
+                }
+                // What the specification does not know is skipped (Draft 3.1, 2.2.1).
                 _ => {}
             }
         }
+    }
+
+    /// Of all settings, the initial window is for this end to keep to: it changes the windows of open streams too.
+    fn settings(&mut self, payload: &[u8]) -> io::Result<()> {
+        let entries = usize::try_from(be32(payload, 0)?).unwrap_or(usize::MAX);
+        for entry in payload[4..].chunks_exact(8).take(entries) {
+            // Eight bits of flags, then the setting's number.
+            if be32(entry, 0)? & 0x00ff_ffff == INITIAL_WINDOW {
+                let initial = i64::from(be32(entry, 4)? & STREAM_ID);
+                let change = initial - std::mem::replace(&mut self.initial_window, initial);
+                self.windows_kept.store(true, Ordering::Relaxed);
+                self.streams.values().for_each(|(_, window)| window.grow(change));
+            }
+        }
+        Ok(())
     }
 
     async fn data<R: AsyncRead + Unpin>(
@@ -129,12 +165,12 @@ impl Reader {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             length -= piece.len();
-            if let Some(stream) = self.streams.get(&id) {
+            if let Some((stream, _)) = self.streams.get(&id) {
                 stream.put(piece.freeze()).await;
             }
         }
         if flags & FLAG_FIN != 0
-            && let Some(stream) = self.streams.get_mut(&id)
+            && let Some((stream, _)) = self.streams.get_mut(&id)
         {
             stream.end();
         }
@@ -147,7 +183,7 @@ impl Reader {
         // compression is the connection's.
         let headers = self.headers.read(payload.get(10..).ok_or_else(|| invalid("a cut SYN_STREAM"))?)?;
         if self.streams.len() >= STREAMS_MAX {
-            self.streams.retain(|_, stream| !stream.is_over());
+            self.streams.retain(|_, (stream, _)| !stream.is_over());
         }
         let full = self.streams.len() >= STREAMS_MAX || self.streams.contains_key(&id);
         let place = if full { None } else { self.channels.clone().reserve_owned().await.ok() };
@@ -162,7 +198,9 @@ impl Reader {
         if flags & FLAG_FIN != 0 {
             inlet.end();
         }
-        self.streams.insert(id, inlet);
+        let window = Window::new(Arc::clone(&self.windows_kept), self.initial_window);
+        let channel = channel.with_windows(Arc::clone(&window), move |taken| window_update(id, taken));
+        self.streams.insert(id, (inlet, window));
         let mut reply = BytesMut::new();
         reply.put_u32(id);
         reply.put_slice(&self.replies.empty());
@@ -205,6 +243,10 @@ async fn write_frames<W: AsyncWrite + Unpin>(
 fn data_head(id: u32, flags: u8, length: usize) -> Bytes {
     let ([a, b, c, d], [_, x, y, z]) = (id.to_be_bytes(), u32::try_from(length).unwrap_or(0).to_be_bytes());
     Bytes::copy_from_slice(&[a, b, c, d, flags, x, y, z])
+}
+
+fn window_update(id: u32, more: u32) -> Bytes {
+    control(WINDOW_UPDATE, 0, &[id.to_be_bytes(), more.to_be_bytes()].concat())
 }
 
 fn control(kind: u16, flags: u8, payload: &[u8]) -> Bytes {

@@ -225,3 +225,62 @@ async fn streams_beyond_the_bound_are_refused_and_the_rest_goes_on() {
         assert!(answer.windows(frame.len()).any(|at| at == &frame[..]), "{id}");
     }
 }
+
+/// Reads one frame: its first four bytes, and its payload.
+async fn frame(client: &mut tokio::io::DuplexStream) -> (u32, Vec<u8>) {
+    let mut head = [0; 8];
+    client.read_exact(&mut head).await.unwrap();
+    let mut payload = vec![0; u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize];
+    client.read_exact(&mut payload).await.unwrap();
+    (u32::from_be_bytes([head[0], head[1], head[2], head[3]]), payload)
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_windows_gets_no_more_than_they_allow_and_its_own_back() {
+    const TAKEN: usize = 40_000;
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let talk = async {
+        let mut frames = Client::new();
+        // One setting: an initial window of five bytes.
+        let initial =
+            [&1_u32.to_be_bytes()[..], &INITIAL_WINDOW.to_be_bytes(), &5_u32.to_be_bytes()].concat();
+        for bytes in [
+            control(SETTINGS, 0, &initial).to_vec(),
+            frames.syn_stream(1, &[("streamtype", "stdin")]),
+            frames.syn_stream(3, &[("streamtype", "error")]),
+            data(1, 0, &vec![b'x'; TAKEN / 2]),
+            data(1, 0, &vec![b'x'; TAKEN / 2]),
+            data(1, FLAG_FIN, b"y"),
+        ] {
+            client.write_all(&bytes).await.unwrap();
+        }
+        let mut given_back = 0;
+        let first = loop {
+            match frame(&mut client).await {
+                (1, payload) => break payload,
+                (kind, payload) if kind == 0x8003_0000 | u32::from(WINDOW_UPDATE) => {
+                    assert_eq!(payload[..4], 1_u32.to_be_bytes());
+                    given_back += be32(&payload, 4).unwrap() as usize;
+                }
+                _ => {}
+            }
+        };
+        assert_eq!(first, b"stdin");
+        assert!(given_back >= TAKEN / 2, "{given_back}");
+        let nothing = tokio::time::timeout(Duration::from_millis(50), frame(&mut client)).await;
+        assert!(nothing.is_err(), "no more than it allows");
+        client.write_all(&window_update(1, 3)).await.unwrap();
+        assert_eq!(frame(&mut client).await, (1, b":xx".to_vec()));
+        client.write_all(&window_update(1, 1 << 20)).await.unwrap();
+        assert_eq!(frame(&mut client).await.1.len(), TAKEN + 1 - 2);
+    };
+    let served = serve(server, echo);
+    let talk = async {
+        tokio::time::timeout(Duration::from_secs(10), talk).await.unwrap();
+    };
+    // The session ends with the client.
+    tokio::select! {
+        () = talk => {}
+        () = served => panic!("it ended early"),
+    }
+}

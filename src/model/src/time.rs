@@ -2,21 +2,29 @@
 
 use std::io::Write as _;
 
-use model::UnixNanos;
+use crate::UnixNanos;
 
 const SECOND: i64 = 1_000_000_000;
 
 /// The length of what [`rfc3339`] writes for the years 1 to 9999.
-pub(crate) const RFC3339_BYTES: usize = 30;
+pub const RFC3339_BYTES: usize = 30;
 
 /// Appends a time in UTC as `2006-01-02T15:04:05.000000000Z`.
-pub(crate) fn rfc3339(at: UnixNanos, out: &mut Vec<u8>) {
+pub fn rfc3339(at: UnixNanos, out: &mut Vec<u8>) {
     let (seconds, nanos) = (at.div_euclid(SECOND), at.rem_euclid(SECOND));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     // Writing to a Vec does not fail.
     let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z");
+}
+
+/// A time in UTC as [`rfc3339`] writes it.
+pub fn rfc3339_text(at: UnixNanos) -> String {
+    let mut out = Vec::with_capacity(RFC3339_BYTES);
+    rfc3339(at, &mut out);
+    // It wrote ASCII.
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// The date of a day counted from 1970-01-01, in the proleptic Gregorian calendar. Years begin in March
