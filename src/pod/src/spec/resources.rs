@@ -106,7 +106,9 @@ pub fn limits(asked: &Resources, field: &str, host: &HostFacts) -> Result<Limits
         bytes if bytes == -1 || bytes >= CONTAINER_MEMORY_BYTES_MIN => limits.memory = Some(bytes),
         bytes if bytes < 0 => return invalid("memory_limit_in_bytes", format!("{bytes} is negative")),
         bytes => {
-            let why = format!("no container starts with less than {CONTAINER_MEMORY_BYTES_MIN} bytes, and this is {bytes}");
+            let why = format!(
+                "no container starts with less than {CONTAINER_MEMORY_BYTES_MIN} bytes, and this is {bytes}"
+            );
             return invalid("memory_limit_in_bytes", why);
         }
     }
