@@ -124,6 +124,14 @@ fn measure(node: &Node, name: &str) -> Measured {
     eprint!("\r{name}: removal                    ");
     node.remove_all_pods();
     eprint!("\r\x1b[K");
+    // What is known already should a later part break off.
+    for operation in times.operations() {
+        let of = |percent| times.percentile(operation, percent);
+        eprintln!("{name}: {operation}: p50 {:.2} ms, p99 {:.2} ms", of(50), of(99));
+    }
+    eprintln!(
+        "{name}: CPU s (service, beside pods): idle {idle:?}, polled {polled:?}; {service_mib:.1} MiB, {metrics} metrics"
+    );
     Measured { times, idle, polled, service_mib, beside_mib, metrics, metrics_bytes }
 }
 

@@ -1,7 +1,6 @@
 //! A group's files, read again and again: each directory is opened once, and so are the files that every reading
 //! wants, because opening a cgroup file costs ten times what reading it does (ADR 115).
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -42,7 +41,7 @@ pub struct Reader {
     keep: bool,
     /// By controller; `None` where it has no hierarchy or the group is not in it.
     directories: HashMap<&'static str, Option<OwnedFd>>,
-    files: HashMap<Cow<'static, str>, File>,
+    files: HashMap<Box<str>, File>,
     /// The page sizes that the group's huge page files are named by.
     page_sizes: Option<Vec<String>>,
     buffer: Vec<u8>,
@@ -140,24 +139,20 @@ impl Reader {
 
     /// A file that every reading wants: its text, or `None` where it is not there.
     pub(super) fn hot(&mut self, controller: &'static str, file: &'static str) -> Option<&str> {
-        self.text(controller, Cow::Borrowed(file), self.keep)
+        self.text(controller, file, self.keep)
     }
 
     /// A file that few readings want.
-    pub(super) fn cold(
-        &mut self,
-        controller: &'static str,
-        file: impl Into<Cow<'static, str>>,
-    ) -> Option<&str> {
-        self.text(controller, file.into(), false)
+    pub(super) fn cold(&mut self, controller: &'static str, file: impl AsRef<str>) -> Option<&str> {
+        self.text(controller, file.as_ref(), false)
     }
 
-    fn text(&mut self, controller: &'static str, file: Cow<'static, str>, keep: bool) -> Option<&str> {
-        let length = match self.fill(controller, &file, keep) {
+    fn text(&mut self, controller: &'static str, file: &str, keep: bool) -> Option<&str> {
+        let length = match self.fill(controller, file, keep) {
             Ok(length) => length?,
             Err(error) => {
                 let directory = self.group.directory(controller).unwrap_or_default();
-                let error = SysError::path("read", directory.join(&*file), error);
+                let error = SysError::path("read", directory.join(file), error);
                 self.failed.get_or_insert(error);
                 return None;
             }
@@ -167,24 +162,19 @@ impl Reader {
     }
 
     /// Reads a file into the buffer; `None`: it is not there.
-    fn fill(
-        &mut self,
-        controller: &'static str,
-        file: &Cow<'static, str>,
-        keep: bool,
-    ) -> Result<Option<usize>, Errno> {
-        let kept = self.files.get(file.as_ref());
+    fn fill(&mut self, controller: &'static str, file: &str, keep: bool) -> Result<Option<usize>, Errno> {
+        let kept = self.files.get(file);
         let read = match kept {
             Some(File::Absent) => return Ok(None),
             Some(File::Open(open)) => read_whole(open, &mut self.buffer),
             None => {
                 let Some(directory) = self.directory(controller)? else { return Ok(None) };
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                match rustix::fs::openat(directory, file.as_ref(), flags, Mode::empty()) {
+                match rustix::fs::openat(directory, file, flags, Mode::empty()) {
                     Ok(open) => {
                         let read = read_whole(&open, &mut self.buffer);
                         if keep && read.is_ok() {
-                            self.files.insert(file.clone(), File::Open(open));
+                            self.files.insert(file.into(), File::Open(open));
                         }
                         read
                     }
@@ -196,7 +186,7 @@ impl Reader {
             Ok(length) => Ok(Some(length)),
             // A controller that is switched off says OPNOTSUPP.
             Err(Errno::NOENT | Errno::OPNOTSUPP) => {
-                self.files.insert(file.clone(), File::Absent);
+                self.files.insert(file.into(), File::Absent);
                 Ok(None)
             }
             // The group went away.
