@@ -26,10 +26,9 @@ impl ProxyConfig {
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let either = |name: &str| {
-            let found = [name.to_owned(), name.to_ascii_lowercase()].iter().find_map(|name| {
+            [name.to_owned(), name.to_ascii_lowercase()].iter().find_map(|name| {
                 variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-            });
-            found
+            })
         };
         Self {
             http: either("HTTP_PROXY"),

@@ -265,12 +265,14 @@ pub fn is_weight_of_shares(weight: u64, shares: u64) -> bool {
     weight == weight_of_shares(shares) || weight == line
 }
 
-/// The shares that a weight was made of, or as good as.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+/// The most shares whose weight is not above this one: 1024 for 100, the defaults of both.
 pub(super) fn shares_of_weight(weight: u64) -> u64 {
-    let exponent = (weight.clamp(1, 10_000) as f64).log10() + 7.0 / 34.0;
-    let log = ((125.0f64 * 125.0 + 4.0 * 612.0 * exponent).sqrt() - 125.0) / 2.0;
-    (log.exp2().round() as u64).clamp(2, 262_144)
+    let (mut low, mut high) = (2_u64, 262_144_u64);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if weight_of_shares(middle) <= weight { low = middle } else { high = middle - 1 }
+    }
+    low
 }
 
 fn value(group: &Group, controller: &str, file: &str) -> Option<String> {
