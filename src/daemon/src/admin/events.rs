@@ -75,7 +75,10 @@ pub(super) async fn tell(pods: Pods, body: EventsBody, lines: mpsc::Sender<Line>
             return;
         }
     }
-    while body.follow {
+    if !body.follow {
+        return;
+    }
+    loop {
         let line = tokio::select! {
             () = lines.closed() => return,
             next = future.next() => match next {

@@ -44,7 +44,7 @@ pub(super) async fn forward(
             Ok(None) => {}
             Err((channel, why)) => {
                 tracing::info!(pod.id = pod, error = why, "port-forward");
-                refuse(channel, why).await;
+                refuse(*channel, why).await;
             }
         }
     }
@@ -72,9 +72,9 @@ impl Halves {
     }
 
     /// Joins a channel to its other half, or keeps it until that comes.
-    fn add(&mut self, channel: Channel, now: Instant) -> Result<Option<Pair>, (Channel, &'static str)> {
+    fn add(&mut self, channel: Channel, now: Instant) -> Result<Option<Pair>, (Box<Channel>, &'static str)> {
         if !matches!(channel.header("streamtype"), "data" | "error") {
-            return Err((channel, "a channel is neither of data nor of errors"));
+            return Err((Box::new(channel), "a channel is neither of data nor of errors"));
         }
         // Old clients number nothing: their pairs come one after the other, by port.
         let key = match channel.header("requestid") {
@@ -83,7 +83,7 @@ impl Halves {
         };
         let Some((since, other)) = self.waiting.remove(&key) else {
             if self.waiting.len() >= UNPAIRED_MAX {
-                return Err((channel, "too many channels wait for their other half"));
+                return Err((Box::new(channel), "too many channels wait for their other half"));
             }
             self.waiting.insert(key, (now + self.creation, channel));
             return Ok(None);
@@ -93,7 +93,7 @@ impl Halves {
             ("error", "data") => Ok(Some(Pair { data: other, error: channel.outgoing })),
             _ => {
                 self.waiting.insert(key, (since, other));
-                Err((channel, "a request has two channels of one kind"))
+                Err((Box::new(channel), "a request has two channels of one kind"))
             }
         }
     }
