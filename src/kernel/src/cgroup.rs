@@ -216,7 +216,7 @@ impl Group {
         loop {
             tries -= 1;
             match self.create_once() {
-                Err(e) if e.is_not_found() && tries > 0 => {}
+                Err(e) if e.is_gone() && tries > 0 => {}
                 created => return created,
             }
         }
@@ -467,7 +467,7 @@ fn remove_tree(directory: &Path, deadline: Instant) -> Result<(), SysError> {
 fn pids_in(directory: &Path) -> Result<Vec<u32>, SysError> {
     match read_text(&directory.join("cgroup.procs")) {
         Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        Err(e) if e.is_not_found() || e.source.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        Err(e) if e.is_gone() => Ok(Vec::new()),
         Err(e) => Err(e),
     }
 }

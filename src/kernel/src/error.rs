@@ -66,4 +66,10 @@ impl SysError {
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+
+    /// Whether the object does not exist, or ceased to while the kernel looked: files of a cgroup that somebody
+    /// removes answer ENODEV to those who have them open.
+    pub fn is_gone(&self) -> bool {
+        self.is_not_found() || self.source.raw_os_error() == Some(libc::ENODEV)
+    }
 }

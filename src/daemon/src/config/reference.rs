@@ -49,7 +49,9 @@ impl Visitor for DefaultFile {
         self.text.push('\n');
         self.comment(doc);
         let value = value.unwrap_or_else(|| format!("({kind})"));
-        let _ = writeln!(self.text, "# {name} = {value}");
+        // Indented below a header that is commented out itself: uncommented alone it would be another section's.
+        let indent = if self.nested { "  " } else { "" };
+        let _ = writeln!(self.text, "# {indent}{name} = {value}");
     }
 }
 
@@ -98,7 +100,8 @@ impl Visitor for Flat {
     fn section(&mut self, _: &str, _: &str) {}
 
     fn value(&mut self, key: &str, _: &str, _: &str, value: Option<String>) {
-        let Some(shown) = value else { return };
+        // The stand-in for a map's entries is no entry.
+        let Some(shown) = value.filter(|_| !key.contains(".NAME.")) else { return };
         let parsed = format!("value = {shown}").parse::<toml::Table>().ok();
         let value = parsed.and_then(|table| serde_json::to_value(table.get("value")?).ok());
         self.0.insert(key.to_owned(), value.unwrap_or_else(|| shown.into()));

@@ -5,6 +5,7 @@
 mod build;
 mod crash;
 mod fake;
+mod hosts;
 mod import;
 mod proxy;
 mod pull;

@@ -74,9 +74,8 @@ pub(super) fn undo(group: &Group, limits: &Limits) -> Result<Vec<Write>, SysErro
 /// # Errors
 /// The first file that refused its value.
 pub fn put_back(writes: &[Write]) -> Result<(), SysError> {
-    let gone = |e: &SysError| e.is_not_found() || e.source.raw_os_error() == Some(libc::ENODEV);
     let written = writes.iter().map(|back| write(&back.file, &back.value));
-    written.filter(|outcome| !outcome.as_ref().is_err_and(gone)).fold(Ok(()), Result::and)
+    written.filter(|outcome| !outcome.as_ref().is_err_and(SysError::is_gone)).fold(Ok(()), Result::and)
 }
 
 /// The writes, last first, that bring a file back to `before`. Files of one line a device take one line at a time,

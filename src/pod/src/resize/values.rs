@@ -184,8 +184,8 @@ mod tests {
         for (asked, found, v2, told) in [
             (1024, Some(1024), false, 1024),
             (1, Some(2), false, 2),
-            (1024, Some(999), true, 1024),  // 39, by the straight line
-            (1024, Some(2598), true, 1024), // 100, by the curve
+            (1024, Some(305), true, 1024),  // 39, by the straight line
+            (1000, Some(1011), true, 1000), // 99, by the curve
             (1024, Some(500), true, 500),
             (0, Some(1024), true, 0),
             (512, None, true, 512),

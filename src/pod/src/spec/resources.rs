@@ -239,7 +239,7 @@ mod tests {
             (Resources { memory_limit: -2, ..r() }, "memory_limit_in_bytes: -2 is negative"),
             (
                 Resources { memory_limit: 524_287, ..r() },
-                "memory_limit_in_bytes: 524287 is below 524288, the least that a container can have",
+                "memory_limit_in_bytes: no container starts with less than 524288 bytes, and this is 524287",
             ),
             (Resources { memory_swap_limit: -2, ..r() }, "memory_swap_limit_in_bytes: -2 is negative"),
             (

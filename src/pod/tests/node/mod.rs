@@ -94,7 +94,7 @@ impl Node {
             .into(),
             default_handler: "crun".to_owned(),
             cgroup_driver: CgroupDriver::Cgroupfs,
-            cgroup_parent: "/gantline-unit".to_owned(),
+            cgroup_parent: self.cgroup_parent(),
             log_line_bytes_max: 16 * 1024,
             path_helper: None,
             defaults: ContainerDefaults {
@@ -111,6 +111,12 @@ impl Node {
                 cdi_spec_dirs: Vec::new(),
             },
         }
+    }
+
+    /// A parent of this node's own: tests run beside each other, and each removes its own at the end.
+    fn cgroup_parent(&self) -> String {
+        let dir = self.dir.path().file_name().unwrap();
+        format!("/gantline-unit-{}", dir.to_str().unwrap().trim_start_matches('.'))
     }
 
     fn import_image(&self) {
@@ -174,7 +180,7 @@ impl Drop for Node {
         // A test that failed leaves what it found; the machine must not keep it.
         let _ = kernel::mount::unmount_below(self.dir.path());
         if let Ok(hierarchy) = kernel::cgroup::Hierarchy::detect() {
-            let _ = hierarchy.group("/gantline-unit").remove();
+            let _ = hierarchy.group(self.cgroup_parent()).remove();
         }
     }
 }

@@ -81,7 +81,10 @@ fn every_fault_is_told_with_its_file_line_and_key() {
         ),
         (
             "[runtimes.crun]\n\nbinary = '/usr/bin/crun'\n",
-            &["config.toml:3: runtimes.crun.binary: unknown key; known here: path, exec"],
+            &[
+                "config.toml:3: runtimes.crun.binary: unknown key; known here: path, privileged_without_host_devices, \
+               privileged_without_host_devices_all_devices_allowed, cgroup_writable, exec",
+            ],
         ),
         (
             "# a comment\n\nroot = 3\n[log]\nlevel = 'loud'\n[images]\npined = []\nfetches_max = 'many'\n",
