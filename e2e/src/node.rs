@@ -185,6 +185,15 @@ impl Node {
         self.service().as_ref().map(Child::id)
     }
 
+    /// How many files the service has open, but for those of cgroups: of these its sampler opens some for each container
+    /// whenever its turn comes, and keeps them (ADR 115).
+    pub fn descriptors(&self) -> usize {
+        let pid = self.service_pid().expect("the service runs");
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a directory of /proc").flatten();
+        let files = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        files.filter(|file| !file.starts_with("/sys/fs/cgroup")).count()
+    }
+
     /// Whether the service's process has not ended.
     pub fn service_runs(&self) -> bool {
         self.service().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))

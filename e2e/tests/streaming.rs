@@ -27,17 +27,11 @@ fn busy(node: &Node) -> (Pod<'_>, Container<'_>) {
     (pod, container)
 }
 
-/// Descriptors that the service has open.
-fn descriptors(node: &Node) -> usize {
-    let pid = node.service_pid().expect("the service runs");
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
 /// Asserts that the service's descriptors go back to what they were.
 #[track_caller]
 fn no_descriptor_leaks(node: &Node, before: usize) {
     eventually("the service's descriptors are closed", SOON, || {
-        let now = descriptors(node);
+        let now = node.descriptors();
         // A connection of the tests' own CRI client may come or go.
         if now <= before + 1 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
     });
@@ -52,7 +46,7 @@ fn kill(mut child: Child) {
 fn exec_carries_all_three_streams_and_the_exit_code() {
     let node = Node::start();
     let (pod, container) = busy(&node);
-    let before = descriptors(&node);
+    let before = node.descriptors();
     for transport in TRANSPORTS {
         let exec = |args: &[&str], input: &[u8]| crictl(&node, "exec", transport, args, input);
         let said = exec(&[&container.id, "echo", "streamed"], b"");
@@ -134,7 +128,7 @@ fn on_a_terminal(node: &Node, line: &str, typed: &[u8]) -> Said {
 fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
     let node = Node::start();
     let (pod, container) = busy(&node);
-    let before = descriptors(&node);
+    let before = node.descriptors();
     for transport in TRANSPORTS {
         let exec = format!("$CRICTL exec --transport {transport} -it {}", container.id);
         let wait =
@@ -172,7 +166,7 @@ fn ctrl_c_on_a_terminal_is_the_command_s_and_not_the_client_s() {
 fn a_command_goes_on_when_its_client_is_killed_and_a_terminal_hangs_up() {
     let node = Node::start();
     let (pod, container) = busy(&node);
-    let before = descriptors(&node);
+    let before = node.descriptors();
     for transport in TRANSPORTS {
         let line =
             format!("for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.1; done; touch /done-{transport}");
@@ -276,7 +270,7 @@ fn attach_that_comes_and_goes_leaves_the_container_and_no_descriptor() {
     let pod = node.pod("passing").run();
     let builder = pod.container("main").sh("while :; do echo tick; read -t 1 line && echo got $line; done");
     let container = builder.with(|config| config.stdin = true).start();
-    let before = descriptors(&node);
+    let before = node.descriptors();
     for transport in TRANSPORTS {
         for _ in 0..3 {
             let args = ["attach", "--transport", transport, "-i", &container.id];
@@ -341,7 +335,7 @@ fn forwarded_ports_reach_the_pod_many_at_once() {
          exec httpd -f -p 127.0.0.1:80 -h /srv"
     );
     listens(&pod.container("main").sh(&line).start(), 80);
-    let before = descriptors(&node);
+    let before = node.descriptors();
     for (transport, port) in TRANSPORTS.into_iter().zip([10080_u16, 10081]) {
         let forward = Forward::start(&node, transport, &pod, &format!("{port}:80"));
         let to = SocketAddr::from(([127, 0, 0, 1], port));
@@ -519,7 +513,7 @@ fn a_url_is_good_once_and_a_guess_is_good_for_nothing() {
 fn hostile_frames_end_their_connection_and_nothing_else() {
     let node = Node::start();
     let (pod, container) = busy(&node);
-    let before = descriptors(&node);
+    let before = node.descriptors();
     let zlib_rubbish = [&[0x80, 3, 0, 1, 0, 0, 0, 20][..], &[0; 10], &[0xde; 10]].concat();
     let huge_control = [&[0x80, 3, 0, 4, 0, 0xff, 0xff, 0xff][..], &[0; 1024]].concat();
     for bytes in [zlib_rubbish, huge_control, vec![0xff; 4096]] {

@@ -317,9 +317,7 @@ fn levels(node: &Node) -> [usize; 4] {
         let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("gantline_{name} ")));
         value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
     };
-    let pid = node.service_pid().unwrap();
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    [level("streaming_sessions"), level("streaming_tokens"), level("tasks"), descriptors]
+    [level("streaming_sessions"), level("streaming_tokens"), level("tasks"), node.descriptors()]
 }
 
 #[test]

@@ -83,9 +83,8 @@ impl Meter {
             let rate = metered.samples.rate(instant, cpu_ns);
             if metered.samples.is_empty() {
                 metered.samples.add(instant, cpu_ns);
-                return since_began(began, at, cpu_ns);
             }
-            rate
+            rate.or_else(|| since_began(began, at, cpu_ns))
         });
         let was_failing = std::mem::replace(&mut metered.failing, reading.failed.is_some());
         let newly_failed = reading.failed.filter(|_| !was_failing);
