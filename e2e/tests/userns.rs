@@ -294,6 +294,33 @@ fn every_namespace_mode_that_goes_with_it_works() {
     node.leaves_nothing();
 }
 
+/// Standard streams are given to a container's user, so that it may open them anew; but not the host's device.
+#[test]
+fn the_hosts_null_device_stays_roots() {
+    let runtimes = vec![("crun".into(), installed("crun")), ("runc".into(), tool("runc"))];
+    let node = Node::builder().with(|config, _| config.runtimes = runtimes).start();
+    let null = Path::new("/dev/null");
+    assert_eq!(owner(null), (0, 0), "before");
+    for handler in ["crun", "runc"] {
+        for builder in [node.pod("plain"), mapped(&node, "mapped")] {
+            let pod = builder.handler(handler).run();
+            for (tty, user) in [(false, 0), (false, 1000), (true, 0), (true, 1000)] {
+                let builder = pod.container(&format!("{tty}-{user}")).idle().with(|config| config.tty = tty);
+                let user = Some(v1::Int64Value { value: user });
+                let container = builder.security(|security| security.run_as_user = user).start();
+                if !tty {
+                    let input = container.sh("readlink /proc/1/fd/0; wc -c < /proc/1/fd/0");
+                    assert_eq!(input, "/dev/null\n0\n", "{handler}");
+                }
+                assert_eq!(container.sh("readlink /proc/self/fd/0"), "/dev/null\n", "{handler}");
+                assert_eq!(owner(null), (0, 0), "{handler}, {}, terminal: {tty}", pod.id);
+            }
+            pod.remove();
+        }
+    }
+    node.leaves_nothing();
+}
+
 #[test]
 fn what_cannot_be_given_is_refused_by_name_before_anything_is_made() {
     let node = node();
