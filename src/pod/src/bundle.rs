@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Image, Images, Mapped, Snapshots};
+use image::{Image, Images, Mapped, Seen, Snapshots};
 use kernel::cgroup::Group;
 use kernel::{SysError, durable};
 use model::{
@@ -289,21 +289,24 @@ impl Builder {
         let pin = PodPaths::new(&self.config, &input.pod).user();
         let own_user = input.pod_config.security.namespaces.own_user();
         let user = own_user.map(|ids| Mapped { namespace: &pin, ids });
+        let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
+        let facts = self.facts.renewed();
+        let config = &self.with_node_profile(&input.record.config);
+        let label = spec::mount_label(&input.pod, &input.pod_config, config, &facts).map_err(refused)?;
+        let seen = Seen { user, label: label.as_deref() };
         let edits = cdi::edits(&self.cdi, &input.record.config);
         let edits = edits.map_err(|e| step("find the CDI devices")(Cause::new(e)))?;
         let image_volumes =
-            self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
+            self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, seen)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
         let timed = self.stages.time_of("snapshot", container.as_str());
         self.snapshots
-            .prepare(container, &input.image, &rootfs, user)
+            .prepare(container, &input.image, &rootfs, seen)
             .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
         drop(timed);
         let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
         let _timed = self.stages.time_of("spec", container.as_str());
-        let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
-        let config = &self.with_node_profile(&input.record.config);
         let mut user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mut look = self.host_paths.look();
@@ -352,7 +355,7 @@ impl Builder {
             injection: &injection,
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
-            host: &self.facts.renewed(),
+            host: &facts,
             handler: input.handler,
             all_devices: privileged && input.privileged_devices != PrivilegedDevices::None,
             cgroup_writable: input.cgroup_writable,
@@ -360,7 +363,7 @@ impl Builder {
         })
         .map_err(refused)?;
         prepare::make_missing(&mut look, &mounts).map_err(refused)?;
-        if let Some(label) = &spec.linux.mount_label {
+        if let Some(label) = &label {
             spec::relabel::relabel(config, &mounts, &files, label).map_err(refused)?;
         }
         let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
