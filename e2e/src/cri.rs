@@ -81,6 +81,7 @@ impl Cri {
     calls! {
         runtime.version(VersionRequest) -> VersionResponse;
         runtime.status(StatusRequest) -> StatusResponse;
+        runtime.update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
         runtime.runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
         runtime.run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
         runtime.stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
