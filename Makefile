@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance vm-test check bench bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test conformance vm-test check bench bench-lists bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -39,6 +39,11 @@ bench: setup tools build ## Measure beside containerd with the same parts (root)
 	@e2e/tools/build.sh containerd
 	@$(CARGO) build -q --release -p e2e --bin bench
 	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
+
+bench-lists: setup tools build ## Measure lists of 1,000 and 10,000 containers (root, five minutes); WRITE=docs/performance.md keeps the table
+	@e2e/tools/build.sh runc containerd
+	@$(CARGO) build -q --release -p e2e --bin lists
+	@$(TARGET)/release/lists $(if $(WRITE),--write $(WRITE))
 
 bench-polling: setup tools build ## Measure a kubelet's polling beside containerd (root, ten minutes); WRITE=docs/performance.md keeps the tables
 	@e2e/tools/build.sh runc containerd

@@ -27,6 +27,7 @@ pub mod image;
 pub mod leftovers;
 pub mod log;
 pub mod machine;
+pub mod many;
 pub mod node;
 pub mod peer;
 pub mod plugin;

@@ -13,6 +13,7 @@ use rpc::{
     Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingConfig,
     StreamingServer, TlsFiles,
 };
+use serde_json::json;
 use shim_client::LocalShims;
 use telemetry::Metrics;
 use tokio::net::UnixListener;
@@ -24,6 +25,7 @@ use crate::config::value::{CgroupDriver, ImageDefinedVolumes, IpPreference, Unse
 use crate::config::{Config, reference};
 use crate::counted::Counted;
 use crate::drain::Drain;
+use crate::health;
 use crate::lock::{LockError, RootLock};
 use crate::runtimes::{self, Runtimes, RuntimesError};
 use crate::{notify, socket};
@@ -337,20 +339,16 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node
         user_namespaces: handler.user_namespaces,
     });
     let handlers = handlers.collect();
+    let programs = pods.config().handlers.iter().map(|(name, handler)| (name.clone(), json!(handler.binary)));
+    let programs = serde_json::Value::Object(programs.collect());
     let settings = reference::flat(config);
     let (asked, described, told) = (Arc::clone(&network), Arc::clone(&network), network);
-    let pods = pods.clone();
+    let (pods, probed) = (pods.clone(), pods.clone());
     rpc::Node {
         version: VERSION.to_owned(),
         handlers,
         conditions: Box::new(move || Conditions {
-            runtime: match pods.is_recovered() {
-                true => Condition::Ready,
-                false => Condition::NotReady {
-                    reason: "Recovering".to_owned(),
-                    message: "pods of the last run are being taken over".to_owned(),
-                },
-            },
+            runtime: health::condition(pods.is_recovered(), pods.health()),
             network: match asked.status() {
                 NetworkStatus::Ready => Condition::Ready,
                 NetworkStatus::NotReady { reason, message } => {
@@ -359,12 +357,19 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node
             },
         }),
         describe: Box::new(move || {
-            let mut described = match described.describe() {
+            let mut entries = match described.describe() {
                 serde_json::Value::Object(entries) => entries.into_iter().collect(),
                 other => BTreeMap::from([("cni".to_owned(), other)]),
             };
-            described.insert("config".to_owned(), settings.clone());
-            described
+            entries.insert("config".to_owned(), settings.clone());
+            entries.insert(
+                "build".to_owned(),
+                json!({ "version": VERSION, "architecture": std::env::consts::ARCH }),
+            );
+            entries.insert("handlers".to_owned(), programs.clone());
+            entries.insert("recovery".to_owned(), json!({ "done": probed.is_recovered() }));
+            entries.insert("probe".to_owned(), health::describe(probed.health()));
+            entries
         }),
         set_pod_cidr: Box::new(move |cidr| told.reconfigure(cidr).map_err(NodeError::new)),
     }

@@ -1,11 +1,17 @@
 //! What happened to containers and pods, for those who want to hear (CRI GetContainerEvents).
 //!
-//! An event is sent after its state is durable and published, and before the call that caused it answers.
-//! Each subscriber has a bounded ring: one that falls behind loses its subscription, and nobody waits.
+//! An event is sent after its state is durable and published, and before the call that caused it answers. The last
+//! ones are in one ring, in which each subscriber has a place: one that falls behind by the ring's length loses its
+//! subscription, and nobody waits.
+//!
+//! What the recovery finds out happened while nobody could listen (a container died while the service was down), so
+//! every subscription of the first minutes begins with it (ADR 120).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use kernel::clock::now;
 use model::limits::{EVENTS_KEPT_MAX, EVENTS_PER_SUBSCRIBER_MAX};
 use model::{PodIdentity, UnixNanos};
 use tokio::sync::broadcast;
@@ -32,7 +38,7 @@ pub struct Event {
     pub subject: String,
     /// What happened.
     pub kind: EventKind,
-    /// When.
+    /// When: that of [`PodView::at`].
     pub at: UnixNanos,
     /// The pod and its containers, from one moment, with the change in it.
     pub view: Arc<PodView>,
@@ -86,27 +92,94 @@ impl From<&Event> for PastEvent {
     }
 }
 
+/// How long after the recovery a subscription begins with what that found: clients that lost their service are back
+/// by then, or list anew.
+const RECOVERY_TOLD: Duration = Duration::from_secs(5 * 60);
+
 /// Where events come from and go to.
 #[derive(Clone, Debug)]
 pub struct Events {
     sender: broadcast::Sender<Arc<Event>>,
-    past: Arc<Mutex<VecDeque<PastEvent>>>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What was sent already.
+#[derive(Debug)]
+struct Told {
+    past: VecDeque<PastEvent>,
+    /// When this service came: pods that are older were recovered.
+    opened_at: UnixNanos,
+    recovered: Recovered,
+}
+
+/// What happened to recovered pods before anyone subscribed.
+#[derive(Debug)]
+enum Recovered {
+    /// Nobody has subscribed yet.
+    Unheard(Vec<Arc<Event>>),
+    /// Somebody has.
+    Heard(Vec<Arc<Event>>),
+    /// It is more than a subscriber may lag behind: the first one is told to list.
+    TooMuch,
+    /// It is told no more.
+    Past,
 }
 
 /// One reader's place in the stream.
 #[derive(Debug)]
-pub struct Subscription(broadcast::Receiver<Arc<Event>>);
+pub struct Subscription {
+    /// What comes before everything else.
+    first: VecDeque<Arc<Event>>,
+    behind: bool,
+    next: broadcast::Receiver<Arc<Event>>,
+}
 
 impl Default for Events {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX), past: Arc::default() }
+        let told =
+            Told { past: VecDeque::new(), opened_at: now(), recovered: Recovered::Unheard(Vec::new()) };
+        Self { sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX), told: Arc::new(Mutex::new(told)) }
+    }
+}
+
+impl Recovered {
+    fn keep(&mut self, event: &Arc<Event>) {
+        let Self::Unheard(events) = self else { return };
+        if events.len() < EVENTS_PER_SUBSCRIBER_MAX {
+            events.push(Arc::clone(event));
+        } else {
+            *self = Self::TooMuch;
+        }
+    }
+
+    /// What a subscription begins with, and whether it has fallen behind already.
+    fn begin(&mut self) -> (VecDeque<Arc<Event>>, bool) {
+        if let Self::Unheard(events) = self {
+            *self = Self::Heard(std::mem::take(events));
+        }
+        match self {
+            Self::Heard(events) => (events.iter().cloned().collect(), false),
+            Self::TooMuch => {
+                *self = Self::Past;
+                (VecDeque::new(), true)
+            }
+            Self::Unheard(_) | Self::Past => (VecDeque::new(), false),
+        }
     }
 }
 
 impl Events {
-    /// Hears everything from now on.
+    /// Hears everything from now on, and before that what happened to recovered pods while nobody listened, where that
+    /// is not long ago.
     pub fn subscribe(&self) -> Subscription {
-        Subscription(self.sender.subscribe())
+        let mut told = self.told();
+        let (first, behind) = told.recovered.begin();
+        Subscription { first, behind, next: self.sender.subscribe() }
+    }
+
+    /// Hears everything from now on.
+    pub fn news(&self) -> Subscription {
+        Subscription { first: VecDeque::new(), behind: false, next: self.sender.subscribe() }
     }
 
     /// How many hear.
@@ -115,24 +188,34 @@ impl Events {
     }
 
     pub(crate) fn send(&self, event: Event) {
-        // Both under one lock: who asks for the past and what follows sees each event once.
-        let mut past = self.past();
-        if past.len() == EVENTS_KEPT_MAX {
-            past.pop_front();
+        // All under one lock: who asks for the past and what follows sees each event once.
+        let mut told = self.told();
+        if told.past.len() == EVENTS_KEPT_MAX {
+            told.past.pop_front();
         }
-        past.push_back(PastEvent::from(&event));
+        told.past.push_back(PastEvent::from(&event));
+        let event = Arc::new(event);
+        if event.view.pod.created_at < told.opened_at {
+            told.recovered.keep(&event);
+        }
         // No subscriber is no fault.
-        let _ = self.sender.send(Arc::new(event));
+        let _ = self.sender.send(event);
+    }
+
+    /// Tells what the recovery found for a while yet, and returns when that is over.
+    pub(crate) async fn recovered(&self) {
+        tokio::time::sleep(RECOVERY_TOLD).await;
+        self.told().recovered = Recovered::Past;
     }
 
     /// What happened last, the oldest first, and everything from now on: nothing is missed or told twice between.
     pub fn past_and_future(&self) -> (Vec<PastEvent>, Subscription) {
-        let past = self.past();
-        (past.iter().cloned().collect(), self.subscribe())
+        let told = self.told();
+        (told.past.iter().cloned().collect(), self.news())
     }
 
-    fn past(&self) -> MutexGuard<'_, VecDeque<PastEvent>> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,9 +225,18 @@ impl Subscription {
     /// # Errors
     /// [`NoMoreEvents`]: the subscription is over.
     pub async fn next(&mut self) -> Result<Arc<Event>, NoMoreEvents> {
-        self.0.recv().await.map_err(|error| match error {
+        if std::mem::take(&mut self.behind) {
+            return Err(NoMoreEvents::FellBehind);
+        }
+        if let Some(event) = self.first.pop_front() {
+            return Ok(event);
+        }
+        self.next.recv().await.map_err(|error| match error {
             broadcast::error::RecvError::Lagged(_) => NoMoreEvents::FellBehind,
             broadcast::error::RecvError::Closed => NoMoreEvents::Stopping,
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

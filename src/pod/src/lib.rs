@@ -22,6 +22,7 @@ mod index;
 mod info;
 mod meter;
 mod pods;
+mod probe;
 mod queue;
 mod records;
 mod resize;
@@ -42,5 +43,8 @@ pub use events::{Event, EventKind, Events, NoMoreEvents, PastEvent, Subscription
 pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};
 pub use host_paths::serve as serve_host_paths;
 pub use pods::{Pods, Rooms};
-pub use state::{ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User};
+pub use probe::{Failing, Health, Part};
+pub use state::{
+    ContainerInView, ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User,
+};
 pub use story::{Doing, Story, Trouble};

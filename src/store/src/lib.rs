@@ -8,6 +8,8 @@ mod record;
 
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use model::{Classify, ErrorKind};
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -83,9 +85,15 @@ impl<T> Table<T> {
 }
 
 /// One file of tables.
+///
+/// After an I/O error (a disk that was full for a moment) redb refuses everything until the file is opened anew, so it
+/// is, before the next transaction: nothing but what was committed is in it.
 pub struct Store {
     path: PathBuf,
-    database: Database,
+    /// `None`: it could not be opened anew yet.
+    database: RwLock<Option<Database>>,
+    /// Whether an I/O error happened since it was opened.
+    broken: AtomicBool,
 }
 
 impl Store {
@@ -94,9 +102,32 @@ impl Store {
     /// # Errors
     /// [`StoreError::Open`], also when another process has it open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
-        let database = Database::create(path).map_err(|e| open(e.into()))?;
-        Ok(Self { path: path.to_owned(), database })
+        let database = RwLock::new(Some(open(path)?));
+        Ok(Self { path: path.to_owned(), database, broken: AtomicBool::new(false) })
+    }
+
+    /// Runs `work` on the database, which stays what it is meanwhile.
+    fn with<R>(&self, work: impl FnOnce(&Database) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        loop {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            match &*database {
+                Some(database) if !self.broken.load(Ordering::Acquire) => return work(database),
+                _ => self.mend(database)?,
+            }
+        }
+    }
+
+    /// Opens the file anew, unless another thread did.
+    fn mend(&self, seen: RwLockReadGuard<'_, Option<Database>>) -> Result<(), StoreError> {
+        drop(seen);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() || self.broken.load(Ordering::Acquire) {
+            // Closed first: it holds a lock on the file.
+            *database = None;
+            *database = Some(open(&self.path)?);
+            self.broken.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Runs `change` in one transaction and commits it durably: when this returns, it is on disk.
@@ -127,12 +158,14 @@ impl Store {
         durability: Durability,
         change: impl FnOnce(&mut Write<'_>) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let mut transaction = self.database.begin_write().map_err(|e| self.failed("begin", e.into()))?;
-        transaction.set_durability(durability).map_err(|e| self.failed("begin", e.into()))?;
-        let mut write = Write { store: self, transaction };
-        let result = change(&mut write)?;
-        write.transaction.commit().map_err(|e| self.failed("commit", e.into()))?;
-        Ok(result)
+        self.with(|database| {
+            let mut transaction = database.begin_write().map_err(|e| self.failed("begin", e.into()))?;
+            transaction.set_durability(durability).map_err(|e| self.failed("begin", e.into()))?;
+            let mut write = Write { store: self, transaction };
+            let result = change(&mut write)?;
+            write.transaction.commit().map_err(|e| self.failed("commit", e.into()))?;
+            Ok(result)
+        })
     }
 
     /// One record.
@@ -140,8 +173,17 @@ impl Store {
     /// # Errors
     /// A failed read, or a record that is not what was written.
     pub fn get<T: DeserializeOwned>(&self, table: &Table<T>, key: &str) -> Result<Option<T>, StoreError> {
+        self.with(|database| self.get_from(database, table, key))
+    }
+
+    fn get_from<T: DeserializeOwned>(
+        &self,
+        database: &Database,
+        table: &Table<T>,
+        key: &str,
+    ) -> Result<Option<T>, StoreError> {
         let failed = |e: redb::Error| self.failed("read", e);
-        let transaction = self.database.begin_read().map_err(|e| failed(e.into()))?;
+        let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
         let open = match transaction.open_table(table.definition()) {
             Ok(open) => open,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -160,8 +202,17 @@ impl Store {
         &self,
         table: &Table<T>,
     ) -> Result<Vec<(String, Result<T, StoreError>)>, StoreError> {
+        self.with(|database| self.list_from(database, table))
+    }
+
+    #[expect(clippy::type_complexity, reason = "as above")]
+    fn list_from<T: DeserializeOwned>(
+        &self,
+        database: &Database,
+        table: &Table<T>,
+    ) -> Result<Vec<(String, Result<T, StoreError>)>, StoreError> {
         let failed = |e: redb::Error| self.failed("list", e);
-        let transaction = self.database.begin_read().map_err(|e| failed(e.into()))?;
+        let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
         let open = match transaction.open_table(table.definition()) {
             Ok(open) => open,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -178,8 +229,17 @@ impl Store {
     }
 
     fn failed(&self, stage: &'static str, source: redb::Error) -> StoreError {
+        if matches!(source, redb::Error::Io(_) | redb::Error::PreviousIo) {
+            self.broken.store(true, Ordering::Release);
+        }
         StoreError::Transaction { stage, path: self.path.clone(), source: Box::new(source) }
     }
+}
+
+fn open(path: &Path) -> Result<Database, StoreError> {
+    let failed =
+        |e: redb::DatabaseError| StoreError::Open { path: path.to_owned(), source: Box::new(e.into()) };
+    Database::create(path).map_err(failed)
 }
 
 fn decode<T: DeserializeOwned>(table: &Table<T>, key: &str, bytes: &[u8]) -> Result<T, StoreError> {
