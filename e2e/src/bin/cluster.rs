@@ -119,10 +119,8 @@ fn down() -> e2e::Result<()> {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-    if Path::new(HOLDER).exists() {
-        // It died, or never came to its end: making a machine sweeps what the dead left of theirs.
-        drop(Machine::boot());
-    }
+    // Making a machine sweeps what the dead left of theirs: a holder may have died before its end.
+    drop(Machine::boot());
     for file in [HOLDER, LOG] {
         if let Err(error) = fs::remove_file(file)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -134,9 +132,12 @@ fn down() -> e2e::Result<()> {
     Ok(())
 }
 
-/// The living holder.
+/// The holder, until the kernel is done with it: a dying one has still its files, and so the machine's lock.
 fn holder() -> Option<Pid> {
     let text = fs::read_to_string(HOLDER).ok()?;
-    let line = fs::read_to_string(format!("/proc/{text}/cmdline")).ok()?;
-    if line.ends_with("\0hold\0") { Pid::from_raw(text.parse().ok()?) } else { None }
+    let of = |file: &str| fs::read_to_string(format!("/proc/{text}/{file}"));
+    let stat = of("stat").ok()?;
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+    let ours = stat.contains("(cluster)") && state != Some(Some('Z'));
+    if ours { Pid::from_raw(text.parse().ok()?) } else { None }
 }
