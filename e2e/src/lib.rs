@@ -16,6 +16,7 @@
 //! know the service's inside: it speaks CRI, runs programs, and looks at the kernel.
 
 pub mod bench;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod conformance;
