@@ -7,6 +7,7 @@ use kernel::SysError;
 use kernel::clock::now;
 use model::{Classify, Digest, ErrorKind, ImageId};
 use store::StoreError;
+use telemetry::field;
 use tokio::task::JoinSet;
 
 use crate::image::ImageConfigData;
@@ -82,7 +83,8 @@ impl Shared {
     async fn assemble_held(self: &Arc<Self>, plan: Plan) -> Result<ImageId, AssembleError> {
         let here = lock(&self.index).stack(&plan.id);
         if here.is_none() {
-            self.bring(&plan).await?;
+            let fields = [(field::IMAGE_ID, plan.id.as_str())];
+            self.config.stages.begin("pull_layers", &fields).run(self.bring(&plan)).await?;
         } else {
             for (_, source) in &plan.layers {
                 source.tell(LayerStage::Reused, source.size);
@@ -92,6 +94,7 @@ impl Shared {
             progress(Progress::Committing);
         }
         let shared = self.clone();
+        let stage = self.config.stages.begin("pull_commit", &[(field::IMAGE_ID, plan.id.as_str())]);
         let committed = tokio::task::spawn_blocking(move || {
             let stack = match here {
                 Some(dirs) => Stack { dirs, mended: None },
@@ -101,9 +104,8 @@ impl Shared {
             // The image holds the mended directory now, or nobody does.
             shared.release(stack.mended.as_slice());
             result
-        })
-        .await;
-        committed.unwrap_or(Err(AssembleError::Interrupted))
+        });
+        stage.run(async { committed.await.unwrap_or(Err(AssembleError::Interrupted)) }).await
     }
 
     /// All layers at once. The first failure stops the others, and is told when they have cleaned up.
