@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -150,13 +149,9 @@ impl Said {
 
 fn admin(node: &Node, path: &str) -> Vec<u8> {
     let socket = node.machine.path(&node.config.state).join("admin.sock");
-    let mut stream = UnixStream::connect(socket).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: application/openmetrics-text\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all).unwrap();
-    assert!(all.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&all));
-    all
+    let answer = e2e::http::get_over_unix(&socket, path, "application/openmetrics-text").unwrap();
+    assert_eq!(answer.status, 200, "{path}");
+    answer.body
 }
 
 fn pull(node: &Node, reference: &str, auth: v1::AuthConfig) -> Result<(), tonic::Status> {

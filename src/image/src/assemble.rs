@@ -9,6 +9,7 @@ use model::{Classify, Digest, ErrorKind, ImageId};
 use store::StoreError;
 use telemetry::field;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use crate::image::ImageConfigData;
 use crate::images::{Shared, lock};
@@ -121,10 +122,11 @@ impl Shared {
                 ends.push(waiting.end());
             }
             let (shared, expected, source) = (self.clone(), expected.clone(), source.clone());
-            waits.spawn(async move {
+            let wait = async move {
                 let outcome = shared.wait_for(wanted, &expected, &source).await;
                 outcome.map_err(|error| AssembleError::Layer { digest: source.digest, source: error })
-            });
+            };
+            waits.spawn(wait.in_current_span());
         }
         let mut result = Ok(());
         while let Some(joined) = waits.join_next().await {
