@@ -108,7 +108,8 @@ impl Receiver {
     fn answer(&self, mut client: &TcpStream) -> Option<()> {
         let head = stream::head(&mut client.try_clone().ok()?).ok()?;
         let lower = head.to_ascii_lowercase();
-        let length = lower.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()?;
+        let length =
+            lower.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()?;
         let mut body = vec![0; length];
         client.read_exact(&mut body).ok()?;
         let wanted = head.starts_with("POST /v1/traces ") && lower.contains("application/x-protobuf");
@@ -117,9 +118,8 @@ impl Receiver {
         if let Some(request) = request {
             self.take(head, request);
         }
-        let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
-        );
+        let answer =
+            format!("HTTP/1.1 {status}\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n");
         client.write_all(answer.as_bytes()).ok()
     }
 
@@ -128,7 +128,8 @@ impl Receiver {
         taken.headers.push(headers);
         taken.raw.extend(request.encode_to_vec());
         for of_resource in request.resource_spans {
-            taken.resource = of_resource.resource.map(|resource| texts(&resource.attributes)).unwrap_or_default();
+            taken.resource =
+                of_resource.resource.map(|resource| texts(&resource.attributes)).unwrap_or_default();
             let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
             taken.spans.extend(spans.map(span));
         }

@@ -91,10 +91,34 @@ fn at_debug_each_stage_is_told_with_its_duration() {
     }
     let named: BTreeSet<&str> = stages.iter().map(|line| line["stage"].as_str().unwrap()).collect();
     for stage in [
-        "pull", "pull_resolve", "pull_config", "pull_layers", "pull_commit", "layer", "layer_fetch",
-        "layer_unpack", "registry_request", "store_commit", "pod_directory", "pod_cgroup", "namespaces",
-        "pod_files", "pod_shm", "cni_add", "cni_plugin", "cni_del", "shim_start", "shim_call", "shim_stop",
-        "image_resolve", "snapshot", "spec", "oci_run", "oci_create", "oci_start", "oci_delete",
+        "pull",
+        "pull_resolve",
+        "pull_config",
+        "pull_layers",
+        "pull_commit",
+        "layer",
+        "layer_fetch",
+        "layer_unpack",
+        "registry_request",
+        "store_commit",
+        "pod_directory",
+        "pod_cgroup",
+        "namespaces",
+        "pod_files",
+        "pod_shm",
+        "cni_add",
+        "cni_plugin",
+        "cni_del",
+        "shim_start",
+        "shim_call",
+        "shim_stop",
+        "image_resolve",
+        "snapshot",
+        "spec",
+        "oci_run",
+        "oci_create",
+        "oci_start",
+        "oci_delete",
     ] {
         assert!(named.contains(stage), "{stage} is not among {named:?}");
     }

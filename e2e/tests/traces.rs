@@ -31,10 +31,8 @@ fn start_a_pod(node: &Node) -> Result<(), tonic::Status> {
     let runtime = e2e::cri::runtime();
     let (mut cri, mut images) = (node.cri().raw(), node.cri().raw_images());
     let pod = node.pod("traced");
-    let pull = v1::PullImageRequest {
-        image: Some(e2e::cri::image_spec(&node.busybox())),
-        ..Default::default()
-    };
+    let pull =
+        v1::PullImageRequest { image: Some(e2e::cri::image_spec(&node.busybox())), ..Default::default() };
     runtime.block_on(images.pull_image(traced(pull)))?;
     let config = pod.config.clone();
     let run = runtime.block_on(cri.run_pod_sandbox(traced(pod.request())))?.into_inner();
@@ -159,7 +157,8 @@ fn a_pods_start_is_one_trace_down_to_each_plugin_and_runtime_call_over_grpc() {
     // The log names the trace, in every line of the requests and of their work.
     let log = node.service_log();
     for words in ["pod sandbox ready", "container created", "container started", "image pulled"] {
-        let line = log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words} in {log}"));
+        let line =
+            log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words} in {log}"));
         assert!(line.contains(TRACE), "{line}");
     }
     // A slow bucket leads to its trace, where the scraper asks for OpenMetrics.

@@ -93,7 +93,8 @@ impl Cni {
     /// # Errors
     /// A journal that cannot be opened.
     pub fn open(config: CniConfig) -> Result<Self, NetworkError> {
-        let chain = Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline, config.stages.clone()));
+        let chain =
+            Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline, config.stages.clone()));
         let journal = Journal::open(&config.root)?;
         let readiness =
             Arc::new(Readiness::new(config.conf_dir.clone(), config.bin_dirs.clone(), Arc::clone(&chain)));

@@ -10,10 +10,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use kernel::{SysError, seqpacket};
 use model::limits::{EVENTS_PER_SUBSCRIBER_MAX, SHIM_FRAME_BYTES_MAX};
 use model::{ExecId, PodId};
+use telemetry::{Stages, field};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, oneshot, watch};
-use telemetry::{Stages, field};
 use wire::{DecodeError, Event, Failure, Frame, ReplyBody, Request, RequestBody, RuntimeCall};
 
 use crate::{ExecExit, ShimError};

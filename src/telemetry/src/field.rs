@@ -53,5 +53,15 @@ pub(crate) const STATUS_DESCRIPTION: &str = "otel.status_description";
 
 /// What a stage can be told of itself.
 #[cfg(test)]
-pub(crate) const OF_STAGES: [&str; 10] =
-    [POD_ID, CONTAINER_ID, IMAGE_REF, IMAGE_ID, LAYER_DIGEST, CNI_PLUGIN, CNI_COMMAND, REGISTRY_HOST, OCI_RUNTIME, SHIM_CALL];
+pub(crate) const OF_STAGES: [&str; 10] = [
+    POD_ID,
+    CONTAINER_ID,
+    IMAGE_REF,
+    IMAGE_ID,
+    LAYER_DIGEST,
+    CNI_PLUGIN,
+    CNI_COMMAND,
+    REGISTRY_HOST,
+    OCI_RUNTIME,
+    SHIM_CALL,
+];

@@ -255,7 +255,8 @@ pub(crate) mod tests {
     fn what_a_span_is_called_by_others_is_in_no_line() {
         for format in [LogFormat::Text, LogFormat::Json] {
             let text = logged(format, "info", || {
-                let span = tracing::info_span!("rpc", otel.name = "one", rpc.method = "two", otel.kind = "three");
+                let span =
+                    tracing::info_span!("rpc", otel.name = "one", rpc.method = "two", otel.kind = "three");
                 span.in_scope(|| tracing::info!(pod.id = "four", "ready"));
             });
             assert!(text.contains("two") && text.contains("four") && text.contains("ready"), "{text}");

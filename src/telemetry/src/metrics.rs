@@ -288,7 +288,13 @@ impl Operations {
     /// or dropped.
     pub fn start(&self, rpc: &'static str) -> Operation {
         self.in_flight.inc();
-        Operation { operations: self.clone(), rpc, started: Instant::now(), code: "CANCELLED", span: Span::none() }
+        Operation {
+            operations: self.clone(),
+            rpc,
+            started: Instant::now(),
+            code: "CANCELLED",
+            span: Span::none(),
+        }
     }
 
     /// How many requests are being served.
@@ -313,7 +319,6 @@ impl Operation {
         self.span = span.clone();
         self
     }
-
 
     /// The request was answered with this gRPC code (`OK`, `NOT_FOUND`).
     pub fn finish(mut self, code: &'static str) {

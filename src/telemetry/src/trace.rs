@@ -85,9 +85,9 @@ fn resource(settings: &TraceSettings) -> Resource {
     // OTEL_RESOURCE_ATTRIBUTES are among the builder's own; what was said of the name goes over them.
     let ours = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let base = Resource::builder().build();
-    let named = base.iter().any(|(key, value)| {
-        key.as_str() == "service.name" && !value.as_str().starts_with("unknown_service")
-    });
+    let named = base
+        .iter()
+        .any(|(key, value)| key.as_str() == "service.name" && !value.as_str().starts_with("unknown_service"));
     let attributes = base.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
     let builder = Resource::builder_empty().with_attribute(ours).with_attributes(attributes);
     match (&settings.service_name, named) {
@@ -154,7 +154,8 @@ pub(crate) fn past(
 ) {
     let Some(tracer) = TRACER.get() else { return };
     let attributes = fields.iter().map(|(key, value)| KeyValue::new(*key, (*value).to_owned()));
-    let span = tracer.span_builder(name).with_start_time(began).with_attributes(attributes.collect::<Vec<_>>());
+    let span =
+        tracer.span_builder(name).with_start_time(began).with_attributes(attributes.collect::<Vec<_>>());
     let mut span = span.start_with_context(tracer, &parent.context());
     if !done {
         span.set_status(Status::error("failed"));

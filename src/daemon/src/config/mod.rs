@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 use schema::section;
 use value::{
-    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, OtlpProtocol, Span, Ulimit,
-    UnsetSeccomp,
+    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, OtlpProtocol, Span,
+    Ulimit, UnsetSeccomp,
 };
 
 /// Where the file is when no flag says otherwise.

@@ -96,7 +96,8 @@ impl Check<'_> {
         let per_mille = config.tracing.per_mille.unwrap_or(0);
         self.unless(per_mille <= 1000, "tracing.per_mille", "is more than 1000, which is all");
         // What the environment says is looked at when the service starts; here it says no more than a receiver.
-        let somewhere = |name: &str| name.ends_with("_TRACES_ENDPOINT").then(|| "http://localhost".to_owned());
+        let somewhere =
+            |name: &str| name.ends_with("_TRACES_ENDPOINT").then(|| "http://localhost".to_owned());
         if let Err(error) = telemetry::TraceSettings::resolve(&config.trace_config(), somewhere)
             && error.variable != "tracing.per_mille"
         {

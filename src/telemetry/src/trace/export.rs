@@ -110,7 +110,7 @@ impl<E: SpanExporter + 'static> SpanExporter for Watched<E> {
         // The batches' own thread knows no timers and no sockets: the runtime does the work. What its clients say in
         // logs must not become spans, of which there is none here.
         let sent = self.runtime.spawn(async move { inner.export(batch).await }).await;
-        let result = sent.unwrap_or_else(|_| Err(OTelSdkError::AlreadyShutdown));
+        let result = sent.unwrap_or(Err(OTelSdkError::AlreadyShutdown));
         self.note(&result, spans);
         result
     }

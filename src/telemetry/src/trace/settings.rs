@@ -94,7 +94,9 @@ impl TraceSettings {
         match read("OTEL_TRACES_EXPORTER").as_deref() {
             None | Some("otlp") => {}
             Some("none") => return Ok(None),
-            Some(other) => return Err(wrong("OTEL_TRACES_EXPORTER", format!("{other:?} is not otlp or none"))),
+            Some(other) => {
+                return Err(wrong("OTEL_TRACES_EXPORTER", format!("{other:?} is not otlp or none")));
+            }
         }
         // One for traces alone is taken before one for all signals.
         let of_signal = |what: &str| {
@@ -165,7 +167,8 @@ fn check_endpoint(name: &str, endpoint: &str) -> Result<String, SettingsError> {
 
 /// `key=value,key2=value2`. The exporter would pass over what it cannot read.
 fn check_headers(name: &str, headers: &str) -> Result<(), SettingsError> {
-    for (number, header) in headers.split(',').map(str::trim).filter(|header| !header.is_empty()).enumerate() {
+    for (number, header) in headers.split(',').map(str::trim).filter(|header| !header.is_empty()).enumerate()
+    {
         let good = header.split_once('=').is_some_and(|(key, value)| {
             let key = key.trim();
             !value.trim().is_empty() && key.parse::<http::HeaderName>().is_ok()
@@ -177,10 +180,7 @@ fn check_headers(name: &str, headers: &str) -> Result<(), SettingsError> {
     Ok(())
 }
 
-fn sampler(
-    config: &TraceConfig,
-    read: impl Fn(&str) -> Option<String>,
-) -> Result<Sampler, SettingsError> {
+fn sampler(config: &TraceConfig, read: impl Fn(&str) -> Option<String>) -> Result<Sampler, SettingsError> {
     let (name, word) = match (&config.sampler, read("OTEL_TRACES_SAMPLER")) {
         (Some(word), _) => ("tracing.sampler", word.clone()),
         (None, Some(word)) => ("OTEL_TRACES_SAMPLER", word),
@@ -249,10 +249,7 @@ mod tests {
             endpoint(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://t/x")]),
             "https://t/x"
         );
-        assert_eq!(
-            endpoint(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]),
-            "http://127.0.0.1:4318"
-        );
+        assert_eq!(endpoint(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), "http://127.0.0.1:4318");
     }
 
     #[test]
