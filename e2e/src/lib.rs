@@ -30,6 +30,7 @@ pub mod log;
 pub mod machine;
 pub mod many;
 pub mod node;
+pub mod otlp;
 pub mod peer;
 pub mod plugin;
 pub mod pod;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageConfig, Images, Overlay, ProxyConfig, StageSink};
+use image::{ImageConfig, Images, Overlay, ProxyConfig};
 use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
 use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, PrivilegedDevices, Rooms};
 use rpc::{
@@ -15,7 +15,7 @@ use rpc::{
 };
 use serde_json::json;
 use shim_client::LocalShims;
-use telemetry::Metrics;
+use telemetry::{Metrics, Stages};
 use tokio::net::UnixListener;
 
 use crate::admin::{Admin, Node, Phase, Shown};
@@ -96,12 +96,13 @@ impl App {
         let admin = start_admin(&config, &shown)?;
 
         let stages = metrics.stages.clone();
-        let stages = StageSink::new(move |stage, took| stages.observe(stage, took));
-        let images = Images::open(ImageConfig { stages, ..image_config(&config) }).map_err(room("image"))?;
+        let timed = ImageConfig { stages: stages.clone(), ..image_config(&config) };
+        let images = Images::open(timed).map_err(room("image"))?;
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
-        let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
+        let cni = Cni::open(cni_config(&config, stages.clone())).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
-        let shims = Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
+        let shims = LocalShims::new(shim, config.state.clone(), config.root.clone()).timed(stages);
+        let shims = Arc::new(shims);
         let rooms =
             Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
@@ -232,7 +233,7 @@ pub(crate) fn image_config(config: &Config) -> ImageConfig {
     }
 }
 
-fn cni_config(config: &Config) -> CniConfig {
+fn cni_config(config: &Config, stages: Stages) -> CniConfig {
     let network = &config.network;
     CniConfig {
         conf_dir: network.conf_dir.clone(),
@@ -247,6 +248,7 @@ fn cni_config(config: &Config) -> CniConfig {
             IpPreference::Ipv6 => network::IpPreference::Ipv6,
             IpPreference::Cni => network::IpPreference::Cni,
         },
+        stages,
     }
 }
 

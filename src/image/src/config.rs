@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::progress::StageSink;
+use telemetry::Stages;
+
 use crate::registry::ProxyConfig;
 
 /// The image room's settings. Everything has a default but the root.
@@ -29,8 +30,8 @@ pub struct ImageConfig {
     pub measure_period: Duration,
     /// Proxies on the way to registries; none unless given.
     pub proxies: ProxyConfig,
-    /// Who is told how long the stages of pulls take.
-    pub stages: StageSink,
+    /// Where the stages of pulls and imports are timed.
+    pub stages: Stages,
 }
 
 impl ImageConfig {
@@ -47,7 +48,7 @@ impl ImageConfig {
             backoff_first: Duration::from_millis(200),
             measure_period: Duration::from_secs(10),
             proxies: ProxyConfig::default(),
-            stages: StageSink::default(),
+            stages: Stages::default(),
         }
     }
 }

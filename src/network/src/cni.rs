@@ -18,6 +18,7 @@ use futures_util::StreamExt as _;
 use kernel::namespace;
 use model::{PodId, chain as tell};
 use serde_json::Value;
+use telemetry::Stages;
 use tokio::sync::{OwnedMutexGuard, RwLock};
 use tokio::task::JoinHandle;
 
@@ -56,6 +57,8 @@ pub struct CniConfig {
     pub plugin_deadline: Duration,
     /// Which of a pod's addresses comes first.
     pub ip_preference: IpPreference,
+    /// Where the plugins' invocations are timed.
+    pub stages: Stages,
 }
 
 /// The pod network by CNI.
@@ -90,7 +93,8 @@ impl Cni {
     /// # Errors
     /// A journal that cannot be opened.
     pub fn open(config: CniConfig) -> Result<Self, NetworkError> {
-        let chain = Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline));
+        let chain =
+            Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline, config.stages.clone()));
         let journal = Journal::open(&config.root)?;
         let readiness =
             Arc::new(Readiness::new(config.conf_dir.clone(), config.bin_dirs.clone(), Arc::clone(&chain)));

@@ -4,7 +4,7 @@
 //! [`undo`] succeeds however far `make` came. A bundle holds nothing that runs; see [`crate::driver`] for
 //! the start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use model::{
     PodId, Signal, host_id,
 };
 use shim_client::{RunContainer, Shim};
-use telemetry::Stages;
+use telemetry::{Stages, field};
 
 use crate::cdi;
 use crate::config::{PodPaths, PodsConfig, PrivilegedDevices};
@@ -71,6 +71,19 @@ pub(crate) struct Input {
     pub(crate) image_volumes: image_volumes::Wanted,
 }
 
+/// What a specification names that is there already.
+struct Ready<'a> {
+    rootfs: &'a Path,
+    /// The container's, with the node's own profile where it has one.
+    config: &'a Arc<ContainerConfig>,
+    facts: &'a HostFacts,
+    /// The SELinux label of its mounts.
+    label: Option<&'a str>,
+    edits: &'a [cdi::ContainerEdits],
+    image_volumes: &'a BTreeMap<usize, PathBuf>,
+    volumes: &'a [DefinedVolume],
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Bundle {
@@ -105,15 +118,15 @@ impl Builder {
 
     /// The image that a container asks for, which must be on this node.
     pub(crate) fn find_image(&self, wanted: &ImageSpec) -> Result<Arc<Image>, PodError> {
-        let _timed = self.stages.time_of("image_resolve", wanted.image.as_str());
-        match self.images.find(&wanted.image) {
+        let stage = self.stages.begin("image_resolve", &[(field::IMAGE_REF, wanted.image.as_str())]);
+        stage.run_blocking(|| match self.images.find(&wanted.image) {
             Ok(Some(image)) => Ok(image),
             Ok(None) => Err(PodError::ImageNotFound(wanted.image.clone())),
             Err(error) if error.kind() == ErrorKind::Invalid => {
                 Err(PodError::Invalid { field: "config.image.image", why: model::chain(&error) })
             }
             Err(error) => Err(PodError::Store(Cause::new(error))),
-        }
+        })
     }
 
     /// The images that a container mounts, which must be on this node.
@@ -160,7 +173,8 @@ pub(crate) fn log_path(pod: &PodConfig, container: &ContainerConfig) -> Option<P
 pub(crate) async fn make(builder: &Builder, input: Input) -> Result<Bundle, NotMade> {
     let container = input.container.clone();
     let worker = builder.clone();
-    let made = tokio::task::spawn_blocking(move || worker.make(&input)).await;
+    let span = tracing::Span::current();
+    let made = tokio::task::spawn_blocking(move || span.in_scope(|| worker.make(&input))).await;
     let error = match made {
         Ok(Ok(bundle)) => return Ok(bundle),
         Ok(Err(error)) => error,
@@ -275,7 +289,8 @@ pub(crate) async fn prepare_log(run: &RunContainer) -> Result<(), PodError> {
 async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, PodError> + Send + 'static,
 ) -> Result<R, PodError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(PodError::Stopping))
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.unwrap_or(Err(PodError::Stopping))
 }
 
 impl Builder {
@@ -300,18 +315,38 @@ impl Builder {
             self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, seen)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
-        let timed = self.stages.time_of("snapshot", container.as_str());
-        self.snapshots
-            .prepare(container, &input.image, &rootfs, seen)
-            .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
-        drop(timed);
+        self.stages.begin("snapshot", &[(field::CONTAINER_ID, container.as_str())]).run_blocking(|| {
+            let prepared = self.snapshots.prepare(container, &input.image, &rootfs, seen);
+            prepared.map_err(|e| step("make the root filesystem")(Cause::new(e)))
+        })?;
         let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
-        let _timed = self.stages.time_of("spec", container.as_str());
+        let ready = Ready {
+            rootfs: &rootfs,
+            config,
+            facts: &facts,
+            label: label.as_deref(),
+            edits: &edits,
+            image_volumes: &image_volumes,
+            volumes: &volumes,
+        };
+        self.stages
+            .begin("spec", &[(field::CONTAINER_ID, container.as_str())])
+            .run_blocking(|| self.write_spec(input, &ready))
+    }
+
+    /// Writes the bundle's config.json.
+    fn write_spec(&self, input: &Input, ready: &Ready<'_>) -> Result<Bundle, PodError> {
+        let &Ready { rootfs, config, facts, label, edits, image_volumes, volumes } = ready;
+        let container = &input.container;
+        let step = |step: &'static str| {
+            move |source: Cause| PodError::ContainerStep { step, container: container.clone(), source }
+        };
+        let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let mut user =
-            spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
+            spec::resolve_user(rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mut look = self.host_paths.look();
         let must_exist = &self.config.defaults.absent_mount_sources_to_reject;
-        let mounts = prepare::mounts(&mut look, config, &image_volumes, must_exist).map_err(refused)?;
+        let mounts = prepare::mounts(&mut look, config, image_volumes, must_exist).map_err(refused)?;
         spec::id_maps::check(config, &mounts).map_err(refused)?;
         let privileged = config.security.privileged;
         let choice = prepare::DeviceChoice {
@@ -319,7 +354,7 @@ impl Builder {
             owned_by_user: self.config.defaults.device_ownership_from_security_context,
         };
         let devices = prepare::devices(&mut look, config, choice).map_err(refused)?;
-        let injection = spec::Injection::prepare(&mut look, &edits, &user).map_err(refused)?;
+        let injection = spec::Injection::prepare(&mut look, edits, &user).map_err(refused)?;
         for gid in &injection.additional_gids {
             if !user.additional_gids.contains(gid) {
                 user.additional_gids.push(*gid);
@@ -345,17 +380,17 @@ impl Builder {
                 working_dir: image.working_dir.clone(),
             },
             user: &user,
-            rootfs: &rootfs,
+            rootfs,
             hostname: &sandbox::hostname(&input.pod, &input.pod_config),
             files: &files,
             namespaces: &self.namespaces(input),
             mounts: &mounts,
-            volumes: &volumes,
+            volumes,
             devices: &devices,
             injection: &injection,
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
-            host: &facts,
+            host: facts,
             handler: input.handler,
             all_devices: privileged && input.privileged_devices != PrivilegedDevices::None,
             cgroup_writable: input.cgroup_writable,
@@ -363,12 +398,12 @@ impl Builder {
         })
         .map_err(refused)?;
         prepare::make_missing(&mut look, &mounts).map_err(refused)?;
-        if let Some(label) = &label {
+        if let Some(label) = label {
             spec::relabel::relabel(config, &mounts, &files, label).map_err(refused)?;
         }
         let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
         // Not synced: a reboot ends every container, and takes the bundles with it.
-        durable::replace(&bundle.join("config.json"), &bytes, 0o600)
+        durable::replace(&self.config.bundle(container).join("config.json"), &bytes, 0o600)
             .map_err(|e| step("write the specification")(Cause::host(e)))?;
         let groups: BTreeSet<u32> =
             [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();
