@@ -97,6 +97,17 @@ fn every_fault_is_told_with_its_file_line_and_key() {
                  trace) nor a list like info,image=debug",
             ],
         ),
+        (
+            "[tracing]\nendpoint = 'nowhere'\nper_mille = 1001\n",
+            &[
+                "config.toml:3: tracing.per_mille: is more than 1000, which is all",
+                "config.toml:2: tracing.endpoint: \"nowhere\" is no URL like http://127.0.0.1:4317",
+            ],
+        ),
+        (
+            "[tracing]\nsampler = 'some'\n",
+            &["config.toml:2: tracing.sampler: \"some\" is not a sampler that we have"],
+        ),
         ("log = 'x'\n", &["config.toml:1: log: expected a section, found the string \"x\""]),
     ];
     for (text, expected) in cases {
