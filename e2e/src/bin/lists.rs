@@ -14,7 +14,7 @@ use e2e::programs::Programs;
 /// Containers in all, and how many of them a pod has.
 const SIZES: [usize; 2] = [1_000, 10_000];
 const CONTAINERS_PER_POD: usize = 5;
-const CALLS: usize = 300;
+const CALLS: usize = 200;
 
 fn main() {
     if !rustix::process::geteuid().is_root() {

@@ -9,7 +9,8 @@
 //!                                          └──── start failed ────▲
 //! ```
 //! The pod's driver alone moves these. Everything to the left of an arrow is durable before what lies to
-//! its right touches the host, so that a restart knows what to finish or undo.
+//! its right touches the host, so that a restart knows what to finish or undo; but for the removal of a container that
+//! has exited and is cleared away, of which a restart finds nothing to undo (ADR 121).
 
 use std::net::IpAddr;
 use std::ops::Deref;
