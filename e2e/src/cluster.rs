@@ -56,6 +56,16 @@ const SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// Runs a kubelet where the sysctls say what it wants: the directory with these files, then the program and its words.
+const KUBELET: &str = r#"
+set -e
+mount --make-rprivate /proc
+dir=$1
+shift
+for file in $(cd "$dir" && find . -type f); do mount --bind "$dir/$file" "/proc/sys/$file"; done
+exec "$@"
+"#;
+
 /// How a cluster differs from the usual one.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -271,7 +281,11 @@ impl Cluster {
             .append(true)
             .open(self.kubelet_log())
             .expect("open the kubelet's log");
-        let mut line = self.node.machine.command(tool("kubelet"));
+        // In a mount namespace of its own, where alone /proc has the sysctls bound over: what lies over a part of /proc
+        // keeps every user namespace of the machine from mounting a new one. All other mounts travel both ways.
+        let mut line = self.node.machine.command(installed("unshare"));
+        line.args(["--mount", "--propagation", "unchanged", "sh", "-c", KUBELET, "sh"]);
+        line.arg(self.place.dir.join("sysctl")).arg(tool("kubelet"));
         line.arg("--config").arg(&file);
         line.arg("--kubeconfig").arg(self.place.pki.path("kubelet.conf"));
         line.args(["--hostname-override", NODE, "--node-ip", &self.place.address, "--v=2"]);
@@ -443,9 +457,9 @@ fn prepare(node: &Node) -> Place {
     }
     let mut boot = String::from("set -e\n");
     for (name, value) in SYSCTLS {
-        let file = place.dir.join("sysctl").join(name.replace('/', "."));
+        let file = place.dir.join("sysctl").join(name);
+        fs::create_dir_all(file.parent().unwrap_or(&place.dir)).expect("make a directory of sysctls");
         fs::write(&file, format!("{value}\n")).expect("write a sysctl's value");
-        boot.push_str(&format!("mount --bind {} /proc/sys/{name}\n", file.display()));
     }
     for name in ["lib", "log"] {
         boot.push_str(&format!("mount --bind {} /var/{name}\n", place.dir.join(name).display()));

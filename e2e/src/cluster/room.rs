@@ -187,11 +187,13 @@ impl<'c> Room<'c> {
 }
 
 impl Drop for Room<'_> {
+    #[allow(clippy::print_stderr)]
     fn drop(&mut self) {
-        // What kept a test from its end keeps its pods for a look; the cluster's end takes them.
-        if !std::thread::panicking() {
-            let _ = self.cluster.api.delete("Namespace", "", &self.name);
+        if std::thread::panicking() {
+            let (pods, events) = (self.cluster.pods_in_words(&self.name), self.events("").join("\n  "));
+            eprintln!("{} when its test failed:\n  {pods}\n  {events}", self.name);
         }
+        let _ = self.cluster.api.delete("Namespace", "", &self.name);
     }
 }
 

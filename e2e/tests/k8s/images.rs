@@ -93,7 +93,7 @@ fn a_private_registry_wants_a_pull_secret(cluster: &Cluster) {
     room.event("guesser", "Failed to pull image");
     pod("friend", json!([{"name": "right"}]));
     assert_eq!(room.ended("friend"), "Succeeded");
-    assert_eq!(room.kubectl(&["logs", "friend"]).ok(), "secret:1");
+    assert_eq!(room.kubectl(&["logs", "friend"]).ok().trim(), "secret:1");
 }
 
 fn pull_policies(cluster: &Cluster) {
@@ -127,7 +127,7 @@ fn pull_policies(cluster: &Cluster) {
     cluster.node.push(&newer, "policy:1");
     pod("always", "Always");
     assert_eq!(room.ended("always"), "Succeeded");
-    assert_eq!(room.kubectl(&["logs", "always"]).ok(), "newer");
+    assert_eq!(room.kubectl(&["logs", "always"]).ok().trim(), "newer");
 }
 
 fn wrong_names_are_told_in_words(cluster: &Cluster) {

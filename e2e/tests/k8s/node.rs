@@ -76,6 +76,12 @@ fn unused_images_are_collected(cluster: &Cluster) {
     room.delete("Pod", "user");
     room.gone("app=user");
     assert!(cluster.node.image(&reference).is_some());
+    // A dead container holds its image, and the kubelet looks at images once at its start, then every five minutes.
+    eventually("its container is collected", SOON * 2, || {
+        let of_it =
+            |one: &api::v1::Container| one.labels.get("io.kubernetes.pod.namespace") == Some(&room.name);
+        if cluster.node.containers().iter().any(of_it) { Err("it is there".into()) } else { Ok(()) }
+    });
     // However much of the disk is free, it is too little now.
     let eager =
         json!({"imageGCHighThresholdPercent": 1, "imageGCLowThresholdPercent": 0, "imageMinimumGCAge": "1s"});

@@ -146,8 +146,8 @@ fn image_volumes(cluster: &Cluster) {
         "containers": [container("main", "sleep 1000", json!({"volumeMounts": [{"name": "image", "mountPath": "/image"}]}))],
         "volumes": [{"name": "image", "image": {"reference": "127.0.0.1:5000/nowhere:1"}}],
     }));
-    let event = room.event("nowhere", "nowhere:1");
-    assert!(event.contains("Fail"), "{event}");
+    let event = room.event("nowhere", "Failed to pull image");
+    assert!(event.contains("nowhere:1") && event.contains("not found"), "{event}");
 }
 
 fn mount_propagation_both_ways(cluster: &Cluster) {
