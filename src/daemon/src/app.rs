@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageConfig, Images, Overlay, ProxyConfig, StageSink};
-use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
+use image::{ImageConfig, Images, LayerSink, Overlay, ProxyConfig, StageSink};
+use network::{Cni, CniConfig, CommitSink, NetworkStatus, PodNetwork};
 use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, PrivilegedDevices, Rooms};
 use rpc::{
     Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingConfig,
@@ -17,7 +17,7 @@ use shim_client::LocalShims;
 use telemetry::Metrics;
 use tokio::net::UnixListener;
 
-use crate::admin::{Admin, Node, Phase, Shown};
+use crate::admin::{Admin, Node, Phase, Shown, TellConditions};
 use crate::apparmor;
 use crate::commands::version::VERSION;
 use crate::config::value::{CgroupDriver, ImageDefinedVolumes, IpPreference, UnsetSeccomp};
@@ -95,9 +95,18 @@ impl App {
 
         let stages = metrics.stages.clone();
         let stages = StageSink::new(move |stage, took| stages.observe(stage, took));
-        let images = Images::open(ImageConfig { stages, ..image_config(&config) }).map_err(room("image"))?;
+        let (fetched, committed) = (Arc::clone(&metrics), Arc::clone(&metrics));
+        let told = ImageConfig {
+            stages,
+            fetched: LayerSink::new(move |bytes, took| fetched.node.layer_fetched(bytes, took)),
+            commits: image::CommitSink::new(move |took| committed.node.committed("image", took)),
+            ..image_config(&config)
+        };
+        let images = Images::open(told).map_err(room("image"))?;
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
-        let cni = Cni::open(cni_config(&config)).map_err(room("network"))?;
+        let committed = Arc::clone(&metrics);
+        let commits = CommitSink::new(move |took| committed.node.committed("network", took));
+        let cni = Cni::open(CniConfig { commits, ..cni_config(&config) }).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
         let shims = Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
         let rooms =
@@ -105,14 +114,17 @@ impl App {
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
         let (urls, streaming) =
             Streaming::listen(streaming_config(&config)).await.map_err(room("streaming"))?;
+        let conditions = conditions(&pods, &network);
         shown.opened(Node {
             images: images.clone(),
             pods: pods.clone(),
             network: Arc::clone(&network),
             streaming: urls.clone(),
+            conditions: Arc::clone(&conditions),
+            root: config.root.clone(),
             main: tokio::runtime::Handle::current(),
         });
-        let node = node(&config, &pods, network);
+        let node = node(&config, &pods, network, conditions);
         let listener = socket::bind(&config.socket(), config.server.socket_mode.0, config.server.socket_gid)?;
         let listener = UnixListener::from_std(listener).map_err(room("rpc"))?;
         Ok(Self {
@@ -245,6 +257,7 @@ fn cni_config(config: &Config) -> CniConfig {
             IpPreference::Ipv6 => network::IpPreference::Ipv6,
             IpPreference::Cni => network::IpPreference::Cni,
         },
+        commits: CommitSink::default(),
     }
 }
 
@@ -326,8 +339,28 @@ fn slice_path(slice: &str) -> String {
     ends.map(|end| format!("/{}.slice", &name[..end])).collect()
 }
 
+/// CRI's conditions as they are when asked.
+fn conditions(pods: &Pods, network: &Arc<dyn PodNetwork>) -> TellConditions {
+    let (pods, network) = (pods.clone(), Arc::clone(network));
+    Arc::new(move || Conditions {
+        runtime: match pods.is_recovered() {
+            true => Condition::Ready,
+            false => Condition::NotReady {
+                reason: "Recovering".to_owned(),
+                message: "pods of the last run are being taken over".to_owned(),
+            },
+        },
+        network: match network.status() {
+            NetworkStatus::Ready => Condition::Ready,
+            NetworkStatus::NotReady { reason, message } => {
+                Condition::NotReady { reason: reason.to_owned(), message }
+            }
+        },
+    })
+}
+
 /// What rpc cannot see for itself.
-fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node {
+fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>, conditions: TellConditions) -> rpc::Node {
     // From where the pod room has it: what Status offers is what a pod can get.
     let PodsConfig { handlers, default_handler, .. } = pods.config();
     let handlers = handlers.iter().map(|(name, handler)| Handler {
@@ -338,26 +371,11 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node
     });
     let handlers = handlers.collect();
     let settings = reference::flat(config);
-    let (asked, described, told) = (Arc::clone(&network), Arc::clone(&network), network);
-    let pods = pods.clone();
+    let (described, told) = (Arc::clone(&network), network);
     rpc::Node {
         version: VERSION.to_owned(),
         handlers,
-        conditions: Box::new(move || Conditions {
-            runtime: match pods.is_recovered() {
-                true => Condition::Ready,
-                false => Condition::NotReady {
-                    reason: "Recovering".to_owned(),
-                    message: "pods of the last run are being taken over".to_owned(),
-                },
-            },
-            network: match asked.status() {
-                NetworkStatus::Ready => Condition::Ready,
-                NetworkStatus::NotReady { reason, message } => {
-                    Condition::NotReady { reason: reason.to_owned(), message }
-                }
-            },
-        }),
+        conditions: Box::new(move || conditions()),
         describe: Box::new(move || {
             let mut described = match described.describe() {
                 serde_json::Value::Object(entries) => entries.into_iter().collect(),

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::progress::StageSink;
+use store::CommitSink;
+
+use crate::progress::{LayerSink, StageSink};
 use crate::registry::ProxyConfig;
 
 /// The image room's settings. Everything has a default but the root.
@@ -31,6 +33,10 @@ pub struct ImageConfig {
     pub proxies: ProxyConfig,
     /// Who is told how long the stages of pulls take.
     pub stages: StageSink,
+    /// Who is told of each layer that was fetched.
+    pub fetched: LayerSink,
+    /// Who is told how long commits of the store take.
+    pub commits: CommitSink,
 }
 
 impl ImageConfig {
@@ -48,6 +54,8 @@ impl ImageConfig {
             measure_period: Duration::from_secs(10),
             proxies: ProxyConfig::default(),
             stages: StageSink::default(),
+            fetched: LayerSink::default(),
+            commits: CommitSink::default(),
         }
     }
 }

@@ -70,6 +70,32 @@ impl fmt::Debug for StageSink {
     }
 }
 
+/// Is told of each layer that was fetched and unpacked: its compressed bytes, and how long both took together. By
+/// default nobody is.
+#[derive(Clone, Default)]
+pub struct LayerSink(Option<Arc<TellLayer>>);
+
+type TellLayer = dyn Fn(u64, Duration) + Send + Sync;
+
+impl LayerSink {
+    /// Calls `tell` from any thread; it must not block.
+    pub fn new(tell: impl Fn(u64, Duration) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    pub(crate) fn tell(&self, bytes: u64, took: Duration) {
+        if let Some(tell) = &self.0 {
+            tell(bytes, took);
+        }
+    }
+}
+
+impl fmt::Debug for LayerSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "LayerSink(told)" } else { "LayerSink(nobody)" })
+    }
+}
+
 /// The stages of one pull.
 pub(crate) struct StageClock {
     sink: StageSink,

@@ -4,6 +4,7 @@
 //! Each subscriber has a bounded ring: one that falls behind loses its subscription, and nobody waits.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::limits::{EVENTS_KEPT_MAX, EVENTS_PER_SUBSCRIBER_MAX};
@@ -91,22 +92,35 @@ impl From<&Event> for PastEvent {
 pub struct Events {
     sender: broadcast::Sender<Arc<Event>>,
     past: Arc<Mutex<VecDeque<PastEvent>>>,
+    overflows: Arc<AtomicU64>,
 }
 
 /// One reader's place in the stream.
 #[derive(Debug)]
-pub struct Subscription(broadcast::Receiver<Arc<Event>>);
+pub struct Subscription {
+    receiver: broadcast::Receiver<Arc<Event>>,
+    overflows: Arc<AtomicU64>,
+}
 
 impl Default for Events {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX), past: Arc::default() }
+        Self {
+            sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX),
+            past: Arc::default(),
+            overflows: Arc::default(),
+        }
     }
 }
 
 impl Events {
     /// Hears everything from now on.
     pub fn subscribe(&self) -> Subscription {
-        Subscription(self.sender.subscribe())
+        Subscription { receiver: self.sender.subscribe(), overflows: Arc::clone(&self.overflows) }
+    }
+
+    /// How many subscriptions ended because their reader fell behind.
+    pub fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
     }
 
     /// How many hear.
@@ -142,8 +156,11 @@ impl Subscription {
     /// # Errors
     /// [`NoMoreEvents`]: the subscription is over.
     pub async fn next(&mut self) -> Result<Arc<Event>, NoMoreEvents> {
-        self.0.recv().await.map_err(|error| match error {
-            broadcast::error::RecvError::Lagged(_) => NoMoreEvents::FellBehind,
+        self.receiver.recv().await.map_err(|error| match error {
+            broadcast::error::RecvError::Lagged(_) => {
+                self.overflows.fetch_add(1, Ordering::Relaxed);
+                NoMoreEvents::FellBehind
+            }
             broadcast::error::RecvError::Closed => NoMoreEvents::Stopping,
         })
     }

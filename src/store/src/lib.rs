@@ -6,8 +6,11 @@
 
 mod record;
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use model::{Classify, ErrorKind};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -82,10 +85,28 @@ impl<T> Table<T> {
     }
 }
 
+/// Is told how long each commit took, from the change's end until the disk had it or refused. By default nobody is.
+#[derive(Clone, Default)]
+pub struct CommitSink(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
+
+impl CommitSink {
+    /// Calls `tell` from any thread; it must not block.
+    pub fn new(tell: impl Fn(Duration) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+}
+
+impl fmt::Debug for CommitSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "CommitSink(told)" } else { "CommitSink(nobody)" })
+    }
+}
+
 /// One file of tables.
 pub struct Store {
     path: PathBuf,
     database: Database,
+    commits: CommitSink,
 }
 
 impl Store {
@@ -96,7 +117,13 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let open = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
         let database = Database::create(path).map_err(|e| open(e.into()))?;
-        Ok(Self { path: path.to_owned(), database })
+        Ok(Self { path: path.to_owned(), database, commits: CommitSink::default() })
+    }
+
+    /// Tells `commits` of every commit from now on.
+    #[must_use]
+    pub fn telling(self, commits: CommitSink) -> Self {
+        Self { commits, ..self }
     }
 
     /// Runs `change` in one transaction and commits it durably: when this returns, it is on disk.
@@ -110,7 +137,12 @@ impl Store {
         let transaction = self.database.begin_write().map_err(|e| self.failed("begin", e.into()))?;
         let mut write = Write { store: self, transaction };
         let result = change(&mut write)?;
-        write.transaction.commit().map_err(|e| self.failed("commit", e.into()))?;
+        let began = Instant::now();
+        let committed = write.transaction.commit();
+        if let Some(tell) = &self.commits.0 {
+            tell(began.elapsed());
+        }
+        committed.map_err(|e| self.failed("commit", e.into()))?;
         Ok(result)
     }
 
@@ -224,6 +256,22 @@ mod tests {
         assert_eq!(names, [("a".to_owned(), "one".to_owned()), ("b".to_owned(), "two".to_owned())]);
         assert!(store.write(|w| w.remove(&NAMES, "a")).unwrap());
         assert_eq!(store.get(&NAMES, "a").unwrap(), None);
+    }
+
+    #[test]
+    fn each_commit_is_told_and_what_is_not_committed_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let sink = CommitSink::new(move |took| tell.lock().unwrap().push(took));
+        let store = Store::open(&dir.path().join("store.redb")).unwrap().telling(sink);
+        store.write(|w| w.put(&NAMES, "a", &"one".to_owned())).unwrap();
+        let refused =
+            || StoreError::Record { table: "names", key: "a".into(), source: RecordError::Checksum };
+        store.write(|_| -> Result<(), _> { Err(refused()) }).unwrap_err();
+        store.get(&NAMES, "a").unwrap();
+        let told = told.lock().unwrap();
+        assert!(matches!(told[..], [took] if took > Duration::ZERO), "{told:?}");
     }
 
     #[test]

@@ -7,8 +7,10 @@
 pub mod field;
 mod log;
 mod metrics;
+mod node;
 mod stages;
 
 pub use log::{LogConfig, LogError, LogFormat, LogHandle, init, log_panics};
 pub use metrics::{CONTENT_TYPE, Counter, CounterBy, Level, LevelBy, Metrics, Operation, Operations};
-pub use stages::{StageNow, Stages, Timer};
+pub use node::NodeMetrics;
+pub use stages::{Spent, StageNow, Stages, Timer};

@@ -1,7 +1,8 @@
 //! The metrics of one service, all under the prefix `gantline_`, and their encoding for a scraper.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::node::NodeMetrics;
 use crate::stages::Stages;
 
 /// The media type of [`Metrics::encode`] (OpenMetrics 1.0, section "Text format").
@@ -20,6 +22,10 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Durations: 0.5 ms, 1 ms, 2 ms … 65 s. A stage of a pod start takes about 1 ms, a pull may take a minute.
 const DURATION_BUCKETS: (f64, f64, u16) = (0.000_5, 2.0, 18);
+
+/// Values that one label takes, at most: the names of CNI plugins come from files. Beyond, they are [`OTHER`].
+const LABEL_VALUES_MAX: usize = 64;
+const OTHER: &str = "other";
 
 pub(crate) fn duration_histogram() -> Histogram {
     let (start, factor, count) = DURATION_BUCKETS;
@@ -35,6 +41,8 @@ pub struct Metrics {
     pub operations: Operations,
     /// The parts that requests are made of.
     pub stages: Stages,
+    /// The node and this process.
+    pub node: NodeMetrics,
     /// CNI plugin invocations that failed, by plugin type.
     pub cni_errors: CounterBy,
     /// Bytes received from registries.
@@ -70,6 +78,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("gantline");
         let operations = Operations::register(&mut registry);
         let stages = Stages::register(&mut registry);
+        let node = NodeMetrics::register(&mut registry);
         let cni_errors = CounterBy::new("plugin");
         registry.register(
             "cni_errors",
@@ -133,6 +142,7 @@ impl Metrics {
             registry,
             operations,
             stages,
+            node,
             cni_errors,
             pull_bytes,
             pulls,
@@ -166,7 +176,7 @@ impl Metrics {
 
 /// A number that only grows.
 #[derive(Clone, Default)]
-pub struct Counter(PlainCounter);
+pub struct Counter(pub(crate) PlainCounter);
 
 impl Counter {
     /// Adds.
@@ -187,28 +197,28 @@ impl Counter {
 
 /// Numbers that only grow, one for each value of a label.
 #[derive(Clone)]
-pub struct CounterBy(Family<[(&'static str, String); 1], PlainCounter>, &'static str);
+pub struct CounterBy(pub(crate) Family<[(&'static str, String); 1], PlainCounter>, Label);
 
 impl CounterBy {
-    fn new(label: &'static str) -> Self {
-        Self(Family::default(), label)
+    pub(crate) fn new(label: &'static str) -> Self {
+        Self(Family::default(), Label::new(label))
     }
 
     /// Adds one to the counter of `value`. Values must come from a small set: each makes a time series.
     pub fn increment(&self, value: &str) {
-        self.0.get_or_create(&[(self.1, value.to_owned())]).inc();
+        self.0.get_or_create(&self.1.is(value)).inc();
     }
 
     /// As [`Counter::reach`], for the counter of `value`.
     pub fn reach(&self, value: &str, total: u64) {
-        let counter = self.0.get_or_create(&[(self.1, value.to_owned())]);
+        let counter = self.0.get_or_create(&self.1.is(value));
         counter.inc_by(total.saturating_sub(counter.get()));
     }
 }
 
 /// A number that goes up and down.
 #[derive(Clone, Default)]
-pub struct Level(Gauge);
+pub struct Level(pub(crate) Gauge);
 
 impl Level {
     /// What it is now.
@@ -219,17 +229,42 @@ impl Level {
 
 /// Numbers that go up and down, one for each value of a label.
 #[derive(Clone)]
-pub struct LevelBy(Family<[(&'static str, String); 1], Gauge>, &'static str);
+pub struct LevelBy(pub(crate) Family<[(&'static str, String); 1], Gauge>, Label);
 
 impl LevelBy {
-    fn new(label: &'static str) -> Self {
-        Self(Family::default(), label)
+    pub(crate) fn new(label: &'static str) -> Self {
+        Self(Family::default(), Label::new(label))
     }
 
     /// What the number of `value` is now.
     pub fn set(&self, value: &str, level: usize) {
         let level = i64::try_from(level).unwrap_or(i64::MAX);
-        self.0.get_or_create(&[(self.1, value.to_owned())]).set(level);
+        self.0.get_or_create(&self.1.is(value)).set(level);
+    }
+}
+
+/// A label and the values that it has taken: a name that comes from outside cannot make series without end.
+#[derive(Clone)]
+pub(crate) struct Label {
+    name: &'static str,
+    values: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Label {
+    fn new(name: &'static str) -> Self {
+        Self { name, values: Arc::default() }
+    }
+
+    fn is(&self, value: &str) -> [(&'static str, String); 1] {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = values.contains(value);
+        if !known && values.len() >= LABEL_VALUES_MAX {
+            return [(self.name, OTHER.to_owned())];
+        }
+        if !known {
+            values.insert(value.to_owned());
+        }
+        [(self.name, value.to_owned())]
     }
 }
 
@@ -300,6 +335,19 @@ impl Drop for Operation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_cannot_grow_without_bound() {
+        let metrics = Metrics::new();
+        for plugin in 0..1000 {
+            metrics.cni_errors.increment(&format!("plugin-{plugin}"));
+        }
+        let text = metrics.encode();
+        let series = text.lines().filter(|line| line.starts_with("gantline_cni_errors_total{")).count();
+        assert_eq!(series, LABEL_VALUES_MAX + 1);
+        let rest = 1000 - LABEL_VALUES_MAX;
+        assert!(text.contains(&format!("gantline_cni_errors_total{{plugin=\"other\"}} {rest}")), "{text}");
+    }
 
     #[test]
     fn what_is_recorded_is_what_a_scraper_reads() {

@@ -21,6 +21,18 @@ struct StageLabels {
 pub struct Stages {
     durations: Histograms<StageLabels>,
     under_way: Arc<Mutex<UnderWay>>,
+    spent: Arc<Mutex<BTreeMap<&'static str, Spent>>>,
+}
+
+/// What a stage has cost since the service started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// How often it was passed.
+    pub count: u64,
+    /// All of it.
+    pub total: Duration,
+    /// The one that took longest.
+    pub slowest: Duration,
 }
 
 #[derive(Default)]
@@ -49,7 +61,7 @@ impl Stages {
             Unit::Seconds,
             durations.clone(),
         );
-        Self { durations, under_way: Arc::default() }
+        Self { durations, under_way: Arc::default(), spent: Arc::default() }
     }
 
     /// Times a stage of `subject` until the returned guard is dropped, and shows it as under way meanwhile.
@@ -66,6 +78,18 @@ impl Stages {
     /// Notes a stage that was timed elsewhere.
     pub fn observe(&self, stage: &'static str, duration: Duration) {
         self.durations.get_or_create(&StageLabels { stage }).observe(duration.as_secs_f64());
+        // Three additions: a panic elsewhere leaves it whole.
+        let mut all = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let spent = all.entry(stage).or_default();
+        spent.count += 1;
+        spent.total += duration;
+        spent.slowest = spent.slowest.max(duration);
+    }
+
+    /// What each stage has cost so far, by name.
+    pub fn spent(&self) -> Vec<(&'static str, Spent)> {
+        let all = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(stage, spent)| (*stage, *spent)).collect()
     }
 
     /// What is under way, the oldest first.
@@ -97,6 +121,7 @@ impl Drop for Timer {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::Metrics;
 
     #[test]
@@ -104,7 +129,7 @@ mod tests {
         let stages = Metrics::new().stages.clone();
         let first = stages.time_of("cni_add", "pod-a");
         let second = stages.time_of("shim_start", "pod-b");
-        let named = |stages: &super::Stages| -> Vec<_> {
+        let named = |stages: &Stages| -> Vec<_> {
             stages.under_way().into_iter().map(|now| (now.stage, now.subject)).collect()
         };
         assert_eq!(named(&stages), [("cni_add", "pod-a".to_owned()), ("shim_start", "pod-b".to_owned())]);
@@ -112,5 +137,14 @@ mod tests {
         assert_eq!(named(&stages), [("shim_start", "pod-b".to_owned())]);
         drop(second);
         assert!(named(&stages).is_empty());
+    }
+
+    #[test]
+    fn what_stages_cost_adds_up() {
+        let stages = Metrics::new().stages.clone();
+        stages.observe("netns", Duration::from_millis(3));
+        stages.observe("netns", Duration::from_millis(1));
+        let spent = Spent { count: 2, total: Duration::from_millis(4), slowest: Duration::from_millis(3) };
+        assert_eq!(stages.spent(), [("netns", spent)]);
     }
 }

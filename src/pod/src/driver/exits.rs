@@ -29,6 +29,7 @@ impl Driver {
     pub(super) async fn ended(&mut self, id: ContainerId, exit: Exit) {
         let Some(container) = self.containers.get_mut(&id) else { return };
         info!(container.id = id.as_str(), code = exit.code, reason = exit.reason.as_str(), "container ended");
+        self.host.exits.increment(exit.reason.as_str());
         container.phase = ContainerPhase::Exited(exit);
         self.host.meter.forget(&container.cgroup);
         self.commit_fact(self.container_change(&id)).await;
