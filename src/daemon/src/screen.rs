@@ -52,7 +52,7 @@ impl Screen {
     pub(crate) fn show(&self, lines: &[String]) -> bool {
         // Each line takes what was there before with it: a screen that is cleared first would flicker.
         let text: Vec<String> = lines.iter().map(|line| format!("{line}\x1b[K")).collect();
-        ui::paint(&format!("\x1b[H{}\x1b[J", text.join("\r\n")))
+        ui::paint(&format!("\x1b[H{}\x1b[J", text.join("\n")))
     }
 }
 

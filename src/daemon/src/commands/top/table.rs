@@ -10,7 +10,8 @@ const NAME_MIN: usize = 12;
 pub(super) fn head(snapshot: &Snapshot) -> String {
     let time = snapshot.at.get(11..19).unwrap_or(&snapshot.at);
     let containers: usize = snapshot.pods.iter().map(|pod| pod.containers_running).sum();
-    let cores: f64 = snapshot.pods.iter().filter_map(|pod| pod.cpu_cores).sum();
+    // The sum of nothing would be shown as -0.
+    let cores = snapshot.pods.iter().filter_map(|pod| pod.cpu_cores).fold(0.0, |sum, cores| sum + cores);
     let used = snapshot.memory_bytes.saturating_sub(snapshot.memory_available_bytes);
     format!(
         "{time}  {} pods, {containers} containers   CPU {cores:.2} of {}   memory {} of {}",
