@@ -210,7 +210,9 @@ fn top_is_live_on_a_terminal_and_gives_it_back() {
     assert!(!top.settings().local_modes.contains(rustix::termios::LocalModes::ECHO), "keys are not echoed");
     top.press('n');
     top.shows("another order", |painted| {
-        frames(painted).iter().any(|frame| is_first(frame, "default/asleep") && frame[11].starts_with("by name"))
+        frames(painted)
+            .iter()
+            .any(|frame| is_first(frame, "default/asleep") && frame[11].starts_with("by name"))
     });
     top.press('q');
     let (well, painted) = top.end();
