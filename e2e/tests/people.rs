@@ -236,3 +236,47 @@ fn a_service_that_stops_under_top_is_a_line_not_a_broken_terminal() {
     eventually("it serves again", Duration::from_secs(10), || node.runtime_ready());
     node.leaves_nothing();
 }
+
+#[test]
+#[ignore = "prints what docs/observability.md shows"]
+fn print_for_the_docs() {
+    let node = Node::builder().with(|config, machine| {
+        let dir = machine.dir().join("plugins");
+        plugin::cni(&dir, "flaky", "case $CNI_ARGS in *stuck*) sleep 8;; *late*) echo '{\"code\":11,\"msg\":\"no addresses left\"}'; exit 1;; esac; echo '{\"cniVersion\":\"1.0.0\"}'");
+        config.cni_bins.insert(0, dir);
+    }).start();
+    let mut network = node.config.network(&node.machine);
+    network["plugins"] = json!([{"type": "flaky"}, network["plugins"][0]]);
+    node.config.write_network(&network);
+    std::thread::sleep(Duration::from_millis(500));
+    node.pull(&node.busybox());
+    let apart = |name: &str| {
+        let parent = node.machine.cgroup_parent_of(name);
+        node.pod(name).with(|config| config.linux.get_or_insert_default().cgroup_parent = parent).run()
+    };
+    let gateway = format!("{}.1", node.machine.subnet());
+    let web = apart("web-7d9f8b6c5d-x2k4q");
+    web.container("app").sh(&format!("ping -s 1000 -i 0.05 {gateway} >/dev/null & while :; do sleep 0.01; done")).start();
+    web.container("sidecar").idle().start();
+    let db = apart("db-0");
+    let again = |config: &mut api::v1::ContainerConfig| config.metadata.as_mut().unwrap().attempt = 2;
+    db.container("db").sh("dd if=/dev/zero of=/x bs=1M count=20; sleep 1000").with(again).start();
+    let job = apart("import-28391");
+    job.container("load").sh("exit 3").start().exit();
+    let bad = job.container("report").command(&["/no/such/program"]).create();
+    bad.try_start().expect_err("none");
+    node.pod("late").try_run().expect_err("no address");
+    std::thread::sleep(Duration::from_secs(12));
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.pod("stuck").run());
+        std::thread::sleep(Duration::from_secs(3));
+        for args in [&["status"][..], &["top", "--once"], &["why", "stuck"], &["why", "import-28391"], &["events"]] {
+            let mut terminal = Terminal::start(&mut node.gantline_command(args), 80, 24);
+            print!("### {args:?}\n{}", terminal.end().1);
+        }
+        let mut top = Terminal::start(&mut node.gantline_command(&["top"]), 80, 12);
+        top.shows("a frame", |painted| frames(painted).len() > 3);
+        println!("### live\n{}", frames(top.shows("", |_| true))[2].join("\n"));
+    });
+    node.remove_all_pods();
+}

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::{Classify, ErrorKind};
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use record::RecordError;
@@ -85,7 +85,7 @@ impl<T> Table<T> {
     }
 }
 
-/// Is told how long each commit took, from the change's end until the disk had it or refused. By default nobody is.
+/// Is told how long each durable commit took, from the change's end until the disk had it or refused. By default nobody is.
 #[derive(Clone, Default)]
 pub struct CommitSink(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
 
@@ -134,12 +134,34 @@ impl Store {
         &self,
         change: impl FnOnce(&mut Write<'_>) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let transaction = self.database.begin_write().map_err(|e| self.failed("begin", e.into()))?;
+        self.commit(Durability::Immediate, change)
+    }
+
+    /// As [`Store::write`], but not waiting for the disk: readers see the change at once, the next [`Store::write`] of
+    /// anything takes it along, and a crash before that undoes it. For what the next start finds out by itself.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn write_soon<R>(
+        &self,
+        change: impl FnOnce(&mut Write<'_>) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        self.commit(Durability::None, change)
+    }
+
+    fn commit<R>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&mut Write<'_>) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        let mut transaction = self.database.begin_write().map_err(|e| self.failed("begin", e.into()))?;
+        transaction.set_durability(durability).map_err(|e| self.failed("begin", e.into()))?;
         let mut write = Write { store: self, transaction };
         let result = change(&mut write)?;
         let began = Instant::now();
         let committed = write.transaction.commit();
-        if let Some(tell) = &self.commits.0 {
+        // One that waits for no disk tells nothing of it.
+        if let (Durability::Immediate, Some(tell)) = (durability, &self.commits.0) {
             tell(began.elapsed());
         }
         committed.map_err(|e| self.failed("commit", e.into()))?;
@@ -269,9 +291,29 @@ mod tests {
         let refused =
             || StoreError::Record { table: "names", key: "a".into(), source: RecordError::Checksum };
         store.write(|_| -> Result<(), _> { Err(refused()) }).unwrap_err();
-        store.get(&NAMES, "a").unwrap();
+        store.write_soon(|w| w.remove(&NAMES, "a")).unwrap();
         let told = told.lock().unwrap();
         assert!(matches!(told[..], [took] if took > Duration::ZERO), "{told:?}");
+    }
+
+    #[test]
+    fn what_is_written_soon_is_durable_with_the_next_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let store = Store::open(&path).unwrap();
+        // What a process that is killed now would find when it starts again.
+        let after_a_crash = || {
+            let copy = dir.path().join("copy.redb");
+            std::fs::copy(&path, &copy).unwrap();
+            let store = Store::open(&copy).unwrap();
+            store.list(&NAMES).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        store.write(|w| w.put(&NAMES, "a", &"one".to_owned())).unwrap();
+        store.write_soon(|w| w.remove(&NAMES, "a")).unwrap();
+        assert_eq!(store.get(&NAMES, "a").unwrap(), None, "readers see it");
+        assert_eq!(after_a_crash(), ["a"]);
+        store.write(|w| w.put(&NAMES, "b", &"two".to_owned())).unwrap();
+        assert_eq!(after_a_crash(), ["b"]);
     }
 
     #[test]

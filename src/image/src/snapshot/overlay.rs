@@ -68,12 +68,13 @@ impl Overlay {
         })
     }
 
-    /// Forgets the lease, the last thing of a snapshot's removal.
+    /// Forgets the lease, the last thing of a snapshot's removal. A lease that comes back in a crash is of a snapshot that
+    /// no container has, and is swept; should its layers go before that, their records take it along.
     fn unlease(&self, key: &str) -> Result<(), SnapshotError> {
         if lock(&self.shared.index).lease(key).is_none() {
             return Ok(());
         }
-        self.shared.store.write(|w| w.remove(&LEASES, key)).map_err(|source| SnapshotError::Store {
+        self.shared.store.write_soon(|w| w.remove(&LEASES, key)).map_err(|source| SnapshotError::Store {
             stage: "forget the lease",
             key: key.to_owned(),
             source,

@@ -1,6 +1,7 @@
 //! The end of each kind of work: what it brought becomes the state, durable, published, told, answered.
 
-use kernel::cgroup::Hierarchy;
+use std::sync::Arc;
+
 use kernel::clock::now;
 use model::{ContainerId, Resources};
 use tracing::{info, warn};
@@ -281,11 +282,11 @@ impl Driver {
         if asked == Resources::default() {
             return;
         }
+        let hierarchy = Arc::clone(&self.host.hierarchy);
         let read = tokio::task::spawn_blocking(move || {
-            let group = cgroups::bounding(&Hierarchy::detect().ok()?, &cgroup);
-            Some(resize::actual(&asked, &group, pid))
+            resize::actual(&asked, &cgroups::bounding(&hierarchy, &cgroup), pid)
         });
-        if let (Ok(Some(actual)), Some(container)) = (read.await, self.containers.get_mut(id)) {
+        if let (Ok(actual), Some(container)) = (read.await, self.containers.get_mut(id)) {
             container.resources = actual;
         }
     }

@@ -57,8 +57,7 @@ impl Resize {
             merged.oom_score_adj = merged.oom_score_adj.max(facts.oom_score_adj_min.into());
         }
         let limits = spec::limits(&merged, "linux", facts).map_err(|e| self.failed(Cause::new(e)))?;
-        let hierarchy = Hierarchy::detect().map_err(|e| self.failed(Cause::host(e)))?;
-        let groups = if self.pid.is_some() { self.groups(&hierarchy) } else { Vec::new() };
+        let groups = if self.pid.is_some() { self.groups(&self.host.hierarchy) } else { Vec::new() };
         if let [bounding, ..] = &groups[..] {
             refused::check_in_use(bounding, &limits).map_err(|e| self.failed(Cause::new(e)))?;
         }
