@@ -71,7 +71,13 @@ impl Terminal {
             assert!(start.elapsed() < bound, "it does not end:\n{:?}", self.said);
             std::thread::sleep(Duration::from_millis(10));
         };
-        self.read();
+        // What it wrote last comes through the kernel's own queue, a moment later.
+        let mut before = usize::MAX;
+        while before != self.said.len() {
+            before = self.said.len();
+            std::thread::sleep(Duration::from_millis(100));
+            self.read();
+        }
         (status.success(), &self.said)
     }
 

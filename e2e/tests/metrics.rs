@@ -392,7 +392,11 @@ fn dashboard_and_alerts_find_their_data_in_a_prometheus_that_scrapes_a_busy_node
         "GantlineCniDelsOwed",
         "GantlineLogsDropped",
     ] {
-        assert_eq!(prometheus.series(&format!("ALERTS{{alertname={well:?}, alertstate=\"firing\"}}")), 0, "{well}");
+        assert_eq!(
+            prometheus.series(&format!("ALERTS{{alertname={well:?}, alertstate=\"firing\"}}")),
+            0,
+            "{well}"
+        );
     }
 
     let values = prometheus.get("/api/v1/label/__name__/values");

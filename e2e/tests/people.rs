@@ -256,7 +256,9 @@ fn print_for_the_docs() {
     };
     let gateway = format!("{}.1", node.machine.subnet());
     let web = apart("web-7d9f8b6c5d-x2k4q");
-    web.container("app").sh(&format!("ping -s 1000 -i 0.05 {gateway} >/dev/null & while :; do sleep 0.01; done")).start();
+    web.container("app")
+        .sh(&format!("ping -s 1000 -i 0.05 {gateway} >/dev/null & while :; do sleep 0.01; done"))
+        .start();
     web.container("sidecar").idle().start();
     let db = apart("db-0");
     let again = |config: &mut api::v1::ContainerConfig| config.metadata.as_mut().unwrap().attempt = 2;
@@ -270,7 +272,9 @@ fn print_for_the_docs() {
     std::thread::scope(|scope| {
         scope.spawn(|| node.pod("stuck").run());
         std::thread::sleep(Duration::from_secs(3));
-        for args in [&["status"][..], &["top", "--once"], &["why", "stuck"], &["why", "import-28391"], &["events"]] {
+        for args in
+            [&["status"][..], &["top", "--once"], &["why", "stuck"], &["why", "import-28391"], &["events"]]
+        {
             let mut terminal = Terminal::start(&mut node.gantline_command(args), 80, 24);
             print!("### {args:?}\n{}", terminal.end().1);
         }

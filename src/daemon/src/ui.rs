@@ -78,6 +78,51 @@ pub(crate) fn one_line(text: &str) -> String {
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
+/// Words in lines that are no wider; a word that is, is cut.
+pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { continue };
+        let used = line.chars().count();
+        if used == 0 {
+            *line = fit(word, columns);
+        } else if used + 1 + word.chars().count() <= columns {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(fit(word, columns));
+        }
+    }
+    lines
+}
+
+/// Text for standard output: on a terminal, lines that are too wide go on below themselves, further in.
+pub(crate) fn for_screen(text: &str) -> String {
+    match screen_size() {
+        Some((columns, _)) => wrapped(text, columns),
+        None => text.to_owned(),
+    }
+}
+
+fn wrapped(text: &str, columns: usize) -> String {
+    const FURTHER: usize = 4;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if line.chars().count() <= columns {
+            lines.push(line);
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len() + FURTHER;
+        let parts = wrap(line.trim_start(), columns.saturating_sub(indent).max(20));
+        for (index, part) in parts.iter().enumerate() {
+            let indent = if index == 0 { indent - FURTHER } else { indent };
+            lines.push(format!("{:indent$}{part}", ""));
+        }
+    }
+    lines.join("\n")
+}
+
 /// Writes to standard error as it is, without a newline: progress.
 pub(crate) fn draw(text: &str) {
     let mut err = io::stderr().lock();
@@ -207,6 +252,14 @@ mod tests {
             (age(59), age(3599), age(86_399), age(86_400 * 400)),
             ("59s".into(), "59m".into(), "23h".into(), "400d".into())
         );
+    }
+
+    #[test]
+    fn lines_that_are_too_wide_go_on_below_themselves() {
+        let text = "web: ready\n  failed: no such file or directory\u{1b}[0m here";
+        let expected = "web: ready\n  failed: no such file\n      or directory [0m\n      here";
+        assert_eq!(wrapped(text, 26), expected);
+        assert_eq!(wrapped("short", 26), "short");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The room as a whole, for those who watch the node: what is there beside the pods themselves. Everything is read from
 //! memory and waits for no driver.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use model::PodIdentity;
@@ -36,20 +37,22 @@ pub struct Overview {
     pub event_overflows: u64,
     /// Work under way, the oldest first.
     pub doing: Vec<(PodIdentity, Doing)>,
-    /// The stages under way, the oldest first.
-    pub stages: Vec<StageNow>,
+    /// The stages under way, the oldest first, and whose they are where that is a pod.
+    pub stages: Vec<(StageNow, Option<PodIdentity>)>,
 }
 
 impl Pods {
     /// The room as a whole.
     pub fn overview(&self) -> Overview {
         let host = &self.host;
+        let stages = host.sandboxes.stages.under_way();
+        // Of the pods and containers that are being made, too.
+        let mut whose: HashMap<String, PodIdentity> = HashMap::new();
         let mut found = Overview {
             recovery: host.recovery.get().copied(),
             unreadable: host.unreadable.clone(),
             event_subscribers: host.events.subscribers(),
             event_overflows: host.events.overflows(),
-            stages: host.sandboxes.stages.under_way(),
             ..Overview::default()
         };
         for handle in host.index.pods() {
@@ -59,9 +62,22 @@ impl Pods {
                 None if view.pod.phase == PodPhase::Ready => found.shims_lost += 1,
                 None => {}
             }
-            let doing = handle.doing().into_iter();
-            found.doing.extend(doing.map(|doing| (view.pod.config.identity.clone(), doing)));
+            let (identity, doing) = (&view.pod.config.identity, handle.doing());
+            if !stages.is_empty() {
+                whose.insert(handle.id.to_string(), identity.clone());
+                let containers = view.containers.iter().map(|one| &one.id);
+                for container in containers.chain(doing.iter().filter_map(|doing| doing.container.as_ref())) {
+                    whose.insert(container.to_string(), identity.clone());
+                }
+            }
+            let doing = doing.into_iter();
+            found.doing.extend(doing.map(|doing| (identity.clone(), doing)));
         }
+        let named = stages.into_iter().map(|stage| {
+            let identity = whose.get(&stage.subject).cloned();
+            (stage, identity)
+        });
+        found.stages = named.collect();
         found.doing.sort_by_key(|(_, doing)| doing.since);
         found
     }

@@ -82,7 +82,7 @@ fn pods(node: &Node, overview: &Overview, metrics: &Metrics) {
     told.shim_resident_bytes.set(level(status::resident(overview)));
     told.recovered_pods.set(overview.recovery.map_or(0, |recovery| recovery.pods));
     told.records_unreadable.set(overview.unreadable.len());
-    told.cni_dels_owed.set(status::dels_owed(node, &views).len());
+    told.cni_dels_owed.set(status::dels_owed(node, overview, &views).len());
     told.event_subscribers.set(overview.event_subscribers);
     told.event_overflows.reach(overview.event_overflows);
     let config = node.pods.config();
@@ -96,7 +96,7 @@ fn pods(node: &Node, overview: &Overview, metrics: &Metrics) {
 fn stages(overview: &Overview, metrics: &Metrics) {
     let known = metrics.stages.spent().into_iter().map(|(stage, _)| (stage, (0, Duration::ZERO)));
     let mut now: BTreeMap<&'static str, (usize, Duration)> = known.collect();
-    for stage in &overview.stages {
+    for (stage, _) in &overview.stages {
         let (count, oldest) = now.entry(stage.stage).or_default();
         *count += 1;
         *oldest = (*oldest).max(stage.since.elapsed());

@@ -216,7 +216,7 @@ fn of_node(node: &Node, stages: &Stages) -> NodeStatus {
         },
         recovered_pods: overview.recovery.map(|recovery| recovery.pods),
         owed: Owed {
-            cni_dels: dels_owed(node, &views),
+            cni_dels: dels_owed(node, &overview, &views),
             pods_ending: views
                 .iter()
                 .filter(|view| matches!(view.pod.phase, PodPhase::Stopping | PodPhase::Removing))
@@ -224,7 +224,7 @@ fn of_node(node: &Node, stages: &Stages) -> NodeStatus {
             records_unreadable: overview.unreadable.clone(),
         },
         events: EventStreams { subscribers: overview.event_subscribers, overflows: overview.event_overflows },
-        under_way: under_way(&overview, &views),
+        under_way: under_way(&overview),
         slowest_stages: slowest(stages),
         failures: failures(&node.pods),
     }
@@ -247,14 +247,14 @@ pub(super) fn resident(overview: &Overview) -> u64 {
 }
 
 /// Pods that a DEL is owed to though they are not ready any more.
-pub(super) fn dels_owed(node: &Node, views: &[Arc<PodView>]) -> Vec<String> {
+pub(super) fn dels_owed(node: &Node, overview: &Overview, views: &[Arc<PodView>]) -> Vec<String> {
     let alive = |view: &PodView| matches!(view.pod.phase, PodPhase::Creating | PodPhase::Ready);
     // One that is being made is in no list yet; its stage says so.
-    let making: Vec<String> = node.pods.overview().stages.into_iter().map(|stage| stage.subject).collect();
+    let making = |id: &str| overview.stages.iter().any(|(stage, _)| stage.subject == id);
     let name = |id: String| match views.iter().find(|view| view.pod.id.as_str() == id) {
         Some(view) if alive(view) => None,
         Some(view) => Some(named(view)),
-        None if making.contains(&id) => None,
+        None if making(&id) => None,
         None => Some(id),
     };
     let mut owed: Vec<String> = node.network.owed().into_iter().filter_map(name).collect();
@@ -262,18 +262,13 @@ pub(super) fn dels_owed(node: &Node, views: &[Arc<PodView>]) -> Vec<String> {
     owed
 }
 
-fn under_way(overview: &Overview, views: &[Arc<PodView>]) -> Vec<UnderWay> {
-    // A stage is about a pod, a container of one, or something else that has a name of its own.
-    let whose = |subject: &str| {
-        let is_its = |view: &&Arc<PodView>| {
-            view.pod.id.as_str() == subject || view.containers.iter().any(|one| one.id.as_str() == subject)
-        };
-        views.iter().find(is_its).map_or_else(|| subject.to_owned(), |view| named(view))
-    };
+fn under_way(overview: &Overview) -> Vec<UnderWay> {
     let stages = overview.stages.iter().take(LISTED_MAX);
-    let told = stages.map(|now| UnderWay {
+    let told = stages.map(|(now, pod)| UnderWay {
         stage: now.stage.to_owned(),
-        subject: whose(&now.subject),
+        subject: pod
+            .as_ref()
+            .map_or_else(|| now.subject.clone(), |pod| format!("{}/{}", pod.namespace, pod.name)),
         for_ms: elapsed_ms(now.since),
     });
     told.collect()

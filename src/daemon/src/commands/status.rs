@@ -81,6 +81,7 @@ fn holds(page: &mut Page, status: &Status, node: &NodeStatus) {
     };
     page.row("event streams", &format!("{} open{overflows}", node.events.subscribers));
     let recovery = match (node.recovered_pods, status.recovery_ms) {
+        (Some(pods), Some(ms @ 0..SLOW_MS)) => format!("{pods} pods taken over; served after {ms} ms"),
         (Some(pods), Some(ms)) => format!("{pods} pods taken over; served after {}", ui::seconds(ms)),
         _ => "under way".to_owned(),
     };
@@ -140,7 +141,7 @@ impl Page {
     /// A label and its value; a long value goes on below itself.
     fn row(&mut self, label: &str, value: &str) {
         let room = self.columns.saturating_sub(LABEL).max(20);
-        for (index, part) in wrap(&ui::one_line(value), room).iter().enumerate() {
+        for (index, part) in ui::wrap(&ui::one_line(value), room).iter().enumerate() {
             let label = if index == 0 { label } else { "" };
             self.text.push_str(&format!("{label:<LABEL$}{part}\n"));
         }
@@ -153,7 +154,8 @@ impl Page {
         }
         let room = self.columns.saturating_sub(time.len() + what.len() + 3).max(1);
         self.line(&format!("{time} {} {what}:", ui::fit_name(pod, room)));
-        for part in wrap(message, self.columns.saturating_sub(INDENT).max(20)).iter().take(MESSAGE_LINES_MAX)
+        for part in
+            ui::wrap(message, self.columns.saturating_sub(INDENT).max(20)).iter().take(MESSAGE_LINES_MAX)
         {
             self.line(&format!("{:INDENT$}{part}", ""));
         }
@@ -170,24 +172,6 @@ impl Page {
         self.text.push_str(&ui::fit(plain.trim_end(), self.columns));
         self.text.push('\n');
     }
-}
-
-/// Words in lines that are no wider; a word that is, is cut.
-fn wrap(text: &str, columns: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let Some(line) = lines.last_mut() else { continue };
-        let used = line.chars().count();
-        if used == 0 {
-            *line = ui::fit(word, columns);
-        } else if used + 1 + word.chars().count() <= columns {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(ui::fit(word, columns));
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ writable      3.0 MiB in containers' layers
 disk          38.0 GiB of 100.0 GiB free, 98% of inodes: /var/lib/gantline
 requests      2 in flight
 event streams 1 open
-recovery      13 pods taken over; served after 0.1 s
+recovery      13 pods taken over; served after 120 ms
 owed          nothing
 
 SLOWEST STAGES     TIMES       MEAN    SLOWEST
