@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::Result;
@@ -39,6 +41,17 @@ pub fn request(to: SocketAddr, method: &str, path: &str, kind: &str, body: &[u8]
     let mut all = Vec::new();
     stream.read_to_end(&mut all)?;
     parse(&all).ok_or_else(|| format!("{method} {path}: not an HTTP answer: {} bytes", all.len()).into())
+}
+
+/// Gets a page over a Unix socket, as whoever accepts these kinds.
+pub fn get_over_unix(socket: &Path, path: &str, accept: &str) -> Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patient(Duration::from_secs(30))))?;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    parse(&all).ok_or_else(|| format!("{path}: not an HTTP answer: {} bytes", all.len()).into())
 }
 
 fn parse(all: &[u8]) -> Option<Answer> {

@@ -28,6 +28,7 @@ pub mod leftovers;
 pub mod log;
 pub mod machine;
 pub mod node;
+pub mod otlp;
 pub mod peer;
 pub mod plugin;
 pub mod pod;

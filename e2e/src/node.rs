@@ -139,6 +139,11 @@ impl Node {
         Self { service: Mutex::new(None), registry, launch, config, cri, mounts_before, machine }
     }
 
+    /// A variable of the environment that the service is started with from now on.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.launch.env.push((name.to_owned(), value.to_owned()));
+    }
+
     fn service(&self) -> MutexGuard<'_, Option<Child>> {
         // A test that panicked is on its way out; what it held is whole all the same.
         self.service.lock().unwrap_or_else(PoisonError::into_inner)

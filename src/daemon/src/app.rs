@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageConfig, Images, LayerSink, Overlay, ProxyConfig, StageSink};
+use image::{ImageConfig, Images, LayerSink, Overlay, ProxyConfig};
 use network::{Cni, CniConfig, CommitSink, NetworkStatus, PodNetwork};
 use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, PrivilegedDevices, Rooms};
 use rpc::{
@@ -14,7 +14,7 @@ use rpc::{
     StreamingServer, TlsFiles,
 };
 use shim_client::LocalShims;
-use telemetry::Metrics;
+use telemetry::{Metrics, Stages};
 use tokio::net::UnixListener;
 
 use crate::admin::{Admin, Node, Phase, Shown, TellConditions};
@@ -94,10 +94,9 @@ impl App {
         let admin = start_admin(&config, &shown)?;
 
         let stages = metrics.stages.clone();
-        let stages = StageSink::new(move |stage, took| stages.observe(stage, took));
         let (fetched, committed) = (Arc::clone(&metrics), Arc::clone(&metrics));
         let told = ImageConfig {
-            stages,
+            stages: stages.clone(),
             fetched: LayerSink::new(move |bytes, took| fetched.node.layer_fetched(bytes, took)),
             commits: image::CommitSink::new(move |took| committed.node.committed("image", took)),
             ..image_config(&config)
@@ -106,9 +105,11 @@ impl App {
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
         let committed = Arc::clone(&metrics);
         let commits = CommitSink::new(move |took| committed.node.committed("network", took));
-        let cni = Cni::open(CniConfig { commits, ..cni_config(&config) }).map_err(room("network"))?;
+        let cni = CniConfig { commits, ..cni_config(&config, stages.clone()) };
+        let cni = Cni::open(cni).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
-        let shims = Arc::new(LocalShims::new(shim, config.state.clone(), config.root.clone()));
+        let shims = LocalShims::new(shim, config.state.clone(), config.root.clone()).timed(stages);
+        let shims = Arc::new(shims);
         let rooms =
             Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
@@ -242,7 +243,7 @@ pub(crate) fn image_config(config: &Config) -> ImageConfig {
     }
 }
 
-fn cni_config(config: &Config) -> CniConfig {
+fn cni_config(config: &Config, stages: Stages) -> CniConfig {
     let network = &config.network;
     CniConfig {
         conf_dir: network.conf_dir.clone(),
@@ -258,6 +259,7 @@ fn cni_config(config: &Config) -> CniConfig {
             IpPreference::Cni => network::IpPreference::Cni,
         },
         commits: CommitSink::default(),
+        stages,
     }
 }
 

@@ -96,8 +96,15 @@ mod tests {
         };
         let error = network.attach(&request).await.unwrap_err();
         let line = format!("gantline_cni_errors_total{{plugin=\"{}\"}} 1", plugin(&error).unwrap());
-        assert!(metrics.encode().contains(&line), "{line} is not in\n{}", metrics.encode());
+        assert!(
+            metrics.encode(telemetry::Exposition::OpenMetrics).contains(&line),
+            "{line} is not in\n{}",
+            metrics.encode(telemetry::Exposition::OpenMetrics)
+        );
         network.detach(&pod).await.unwrap();
-        assert!(metrics.encode().contains(&line), "a DEL that succeeds is no error");
+        assert!(
+            metrics.encode(telemetry::Exposition::OpenMetrics).contains(&line),
+            "a DEL that succeeds is no error"
+        );
     }
 }

@@ -7,7 +7,9 @@ use kernel::SysError;
 use kernel::clock::now;
 use model::{Classify, Digest, ErrorKind, ImageId};
 use store::StoreError;
+use telemetry::field;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use crate::image::ImageConfigData;
 use crate::images::{Shared, lock};
@@ -82,7 +84,8 @@ impl Shared {
     async fn assemble_held(self: &Arc<Self>, plan: Plan) -> Result<ImageId, AssembleError> {
         let here = lock(&self.index).stack(&plan.id);
         if here.is_none() {
-            self.bring(&plan).await?;
+            let fields = [(field::IMAGE_ID, plan.id.as_str())];
+            self.config.stages.begin("pull_layers", &fields).run(self.bring(&plan)).await?;
         } else {
             for (_, source) in &plan.layers {
                 source.tell(LayerStage::Reused, source.size);
@@ -92,6 +95,7 @@ impl Shared {
             progress(Progress::Committing);
         }
         let shared = self.clone();
+        let stage = self.config.stages.begin("pull_commit", &[(field::IMAGE_ID, plan.id.as_str())]);
         let committed = tokio::task::spawn_blocking(move || {
             let stack = match here {
                 Some(dirs) => Stack { dirs, mended: None },
@@ -101,9 +105,8 @@ impl Shared {
             // The image holds the mended directory now, or nobody does.
             shared.release(stack.mended.as_slice());
             result
-        })
-        .await;
-        committed.unwrap_or(Err(AssembleError::Interrupted))
+        });
+        stage.run(async { committed.await.unwrap_or(Err(AssembleError::Interrupted)) }).await
     }
 
     /// All layers at once. The first failure stops the others, and is told when they have cleaned up.
@@ -119,10 +122,11 @@ impl Shared {
                 ends.push(waiting.end());
             }
             let (shared, expected, source) = (self.clone(), expected.clone(), source.clone());
-            waits.spawn(async move {
+            let wait = async move {
                 let outcome = shared.wait_for(wanted, &expected, &source).await;
                 outcome.map_err(|error| AssembleError::Layer { digest: source.digest, source: error })
-            });
+            };
+            waits.spawn(wait.in_current_span());
         }
         let mut result = Ok(());
         while let Some(joined) = waits.join_next().await {

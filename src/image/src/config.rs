@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use store::CommitSink;
+use telemetry::Stages;
 
-use crate::progress::{LayerSink, StageSink};
+use crate::progress::LayerSink;
 use crate::registry::ProxyConfig;
 
 /// The image room's settings. Everything has a default but the root.
@@ -31,8 +32,8 @@ pub struct ImageConfig {
     pub measure_period: Duration,
     /// Proxies on the way to registries; none unless given.
     pub proxies: ProxyConfig,
-    /// Who is told how long the stages of pulls take.
-    pub stages: StageSink,
+    /// Where the stages of pulls and imports are timed.
+    pub stages: Stages,
     /// Who is told of each layer that was fetched.
     pub fetched: LayerSink,
     /// Who is told how long commits of the store take.
@@ -53,7 +54,7 @@ impl ImageConfig {
             backoff_first: Duration::from_millis(200),
             measure_period: Duration::from_secs(10),
             proxies: ProxyConfig::default(),
-            stages: StageSink::default(),
+            stages: Stages::default(),
             fetched: LayerSink::default(),
             commits: CommitSink::default(),
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use kernel::SysError;
 use model::{Classify, Digest, ErrorKind};
+use telemetry::field;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::ImageConfig;
@@ -148,8 +149,9 @@ impl Shared {
         let held = vec![expected.diff_id.clone()];
         lock(&self.index).hold(&held);
         let (shared, expected, source) = (self.clone(), expected.clone(), source.clone());
+        let stage = self.config.stages.begin("layer", &[(field::LAYER_DIGEST, source.digest.as_str())]);
         tokio::spawn(async move {
-            let result = shared.run_layer(&expected, source, unwanted).await;
+            let result = stage.run(shared.run_layer(&expected, source, unwanted)).await;
             {
                 // Another job may have begun since everybody let go of this one.
                 let mut running = lock(&shared.jobs.running);
@@ -208,11 +210,14 @@ impl Shared {
         mut unwanted: &mut oneshot::Receiver<()>,
     ) -> Result<(), LayerError> {
         let (feed, unpacked) = unpack::start(&self.layers, &self.jobs.budget, expected.clone());
-        let mut unpacked = std::pin::pin!(unpacked);
+        let stages = &self.config.stages;
+        let fields = [(field::LAYER_DIGEST, source.digest.as_str())];
+        let fetch = stages.begin("layer_fetch", &fields).run(source.clone().feed(feed));
+        let mut unpacked = std::pin::pin!(stages.begin("layer_unpack", &fields).run(unpacked));
         let fetched = tokio::select! {
             biased;
             _ = &mut unwanted => Err(LayerError::Cancelled),
-            fetched = source.clone().feed(feed) => fetched,
+            fetched = fetch => fetched,
             // The pipeline refused before all bytes had come; or it was quicker to see their end.
             unpacked = &mut unpacked => {
                 let (ingest, record) = unpacked.map_err(LayerError::Unpack)?;

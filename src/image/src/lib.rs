@@ -41,7 +41,7 @@ pub use images::{FindError, FsUsage, Images, OpenError, RemoveError};
 pub use import::{ImportError, ImportFailure, ImportOptions, Imported};
 pub use jobs::LayerError;
 pub use manifest::ManifestError;
-pub use progress::{LayerSink, LayerStage, Progress, ProgressSink, StageSink};
+pub use progress::{LayerSink, LayerStage, Progress, ProgressSink};
 pub use pull::{PullError, PullFailure, PullRequest};
 pub use registry::{ProxyConfig, RegistryError};
 pub use snapshot::{Mapped, Overlay, SnapshotError, Snapshots, Usage};

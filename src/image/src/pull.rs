@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use model::{Classify, Digest, ErrorKind, ImageId, ImageRef, limits};
+use telemetry::field;
 use tokio::sync::watch;
+use tracing::{Instrument as _, Span};
 
 use crate::assemble::{AssembleError, Plan};
 use crate::counters::Counters;
@@ -12,7 +14,7 @@ use crate::credentials::Credentials;
 use crate::image::{ConfigError, ImageConfigData};
 use crate::images::{Images, Shared, lock};
 use crate::manifest::{ACCEPT, DEPTH_MAX, Descriptor, Manifest, ManifestError, Platform};
-use crate::progress::{Progress, ProgressSink, StageClock};
+use crate::progress::{Progress, ProgressSink};
 use crate::registry::{RegistryError, Repository};
 use crate::source::{From, Hosts, Source};
 use crate::unpack::Expected;
@@ -109,6 +111,7 @@ impl Pulls {
 struct Running {
     outcome: watch::Receiver<Outcome>,
     watchers: Watchers,
+    span: Span,
 }
 
 type Watchers = Arc<Mutex<Vec<ProgressSink>>>;
@@ -134,24 +137,27 @@ impl Shared {
         let mut running = lock(&self.pulls.0);
         if let Some(found) = running.get(&key) {
             lock(&found.watchers).extend(request.progress);
+            Span::current().follows_from(&found.span);
             return found.outcome.clone();
         }
         let (end, outcome) = watch::channel(None);
         let watchers = Arc::new(Mutex::new(request.progress.into_iter().collect()));
-        running.insert(key.clone(), Running { outcome: outcome.clone(), watchers: watchers.clone() });
+        // Part of the request that came first, and of the others by their links.
+        let stage = self.config.stages.begin("pull", &[(field::IMAGE_REF, &key.0.to_string())]);
+        let span = stage.span().clone();
+        let entry = Running { outcome: outcome.clone(), watchers: watchers.clone(), span };
+        running.insert(key.clone(), entry);
         drop(running);
         let shared = self.clone();
-        tokio::spawn(async move {
+        let task = async move {
             let started = tokio::time::Instant::now();
-            let clock = Arc::new(StageClock::start(shared.config.stages.clone()));
-            let result = shared.pull(&key.0, key.1.as_ref(), &watchers, &clock).await;
-            clock.end();
+            let result = stage.run(shared.pull(&key.0, key.1.as_ref(), &watchers)).await;
             let counters = &shared.counters;
             match &result {
                 Ok(id) => {
                     Counters::add(&counters.pulls, 1);
-                    let ms = started.elapsed().as_millis();
-                    tracing::info!(image.r#ref = %key.0, image.id = %id, duration_ms = ms, "image pulled");
+                    let elapsed_ms = telemetry::millis(started.elapsed());
+                    tracing::info!(image.r#ref = %key.0, image.id = %id, elapsed_ms, "image pulled");
                 }
                 Err(error) => {
                     Counters::add(&counters.pull_failures, 1);
@@ -162,7 +168,8 @@ impl Shared {
             // Everything of ours is let go of before the caller hears of the end.
             drop(shared);
             end.send_replace(Some(result.map_err(Arc::new)));
-        });
+        };
+        tokio::spawn(task.instrument(Span::current()));
         outcome
     }
 
@@ -171,11 +178,9 @@ impl Shared {
         reference: &ImageRef,
         auth: Option<&Credentials>,
         watchers: &Watchers,
-        clock: &Arc<StageClock>,
     ) -> Result<ImageId, PullFailure> {
-        let (watchers, clock) = (watchers.clone(), clock.clone());
+        let watchers = watchers.clone();
         let progress: ProgressSink = Arc::new(move |step| {
-            clock.see(&step);
             for watcher in lock(&watchers).iter() {
                 watcher(step.clone());
             }
@@ -183,12 +188,17 @@ impl Shared {
         let repository =
             Repository::open(reference, auth, &self.config, &self.counters).map_err(PullFailure::Resolve)?;
         let repository = Arc::new(repository);
-        let (named, config, layers) = resolve(&repository).await?;
+        let stages = &self.config.stages;
+        let shown = reference.to_string();
+        let fields = [(field::IMAGE_REF, shown.as_str())];
+        let resolved = stages.begin("pull_resolve", &fields).run(resolve(&repository)).await;
+        let (named, config, layers) = resolved?;
         let told = layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect();
         progress(Progress::Resolved { manifest: named.clone(), layers: told });
 
         let id = ImageId(config.digest.clone());
-        let document = repository.small_blob(&config.digest, limits::IMAGE_CONFIG_BYTES_MAX).await;
+        let document = repository.small_blob(&config.digest, limits::IMAGE_CONFIG_BYTES_MAX);
+        let document = stages.begin("pull_config", &fields).run(document).await;
         let document = document.map_err(PullFailure::FetchConfig)?;
         let config = read_config(&document.bytes, layers.len())?;
         let source = |layer: &Descriptor| Source {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use telemetry::{Stages, field};
 
 use crate::conf::{NetworkList, Plugin};
 use crate::error::{Command, NetworkError, PluginError};
@@ -24,12 +25,13 @@ pub(crate) struct Chain {
     bin_dirs: Vec<PathBuf>,
     deadline: Duration,
     known: KnownVersions,
+    stages: Stages,
 }
 
 impl Chain {
     /// Plugins are looked for in `bin_dirs`, in order; each invocation may take `deadline`.
-    pub(crate) fn new(bin_dirs: Vec<PathBuf>, deadline: Duration) -> Self {
-        Self { bin_dirs, deadline, known: KnownVersions::default() }
+    pub(crate) fn new(bin_dirs: Vec<PathBuf>, deadline: Duration, stages: Stages) -> Self {
+        Self { bin_dirs, deadline, known: KnownVersions::default(), stages }
     }
 
     /// The list in the newest version that it allows and that all its plugins know. Also finds the plugins.
@@ -164,7 +166,27 @@ impl Chain {
         Ok(())
     }
 
+    /// One invocation of one plugin: a stage.
     async fn call(
+        &self,
+        command: Command,
+        list: &NetworkList,
+        plugin: &Plugin,
+        attachment: Option<&Owed>,
+        call: Call<'_>,
+    ) -> Result<Vec<u8>, PluginError> {
+        let pod = attachment.map_or("", |attachment| attachment.container_id.as_str());
+        let fields =
+            [(field::POD_ID, pod), (field::CNI_PLUGIN, &plugin.kind), (field::CNI_COMMAND, command.as_str())];
+        let work = self.invoke(command, list, plugin, attachment, call);
+        match command {
+            // It comes every few seconds and is nobody's part.
+            Command::Status => work.await,
+            _ => self.stages.begin("cni_plugin", &fields).run(work).await,
+        }
+    }
+
+    async fn invoke(
         &self,
         command: Command,
         list: &NetworkList,

@@ -19,6 +19,7 @@ use kernel::namespace;
 use model::{PodId, chain as tell};
 use serde_json::Value;
 use store::CommitSink;
+use telemetry::Stages;
 use tokio::sync::{OwnedMutexGuard, RwLock};
 use tokio::task::JoinHandle;
 
@@ -59,6 +60,8 @@ pub struct CniConfig {
     pub ip_preference: IpPreference,
     /// Who is told how long commits of the journal take.
     pub commits: CommitSink,
+    /// Where the plugins' invocations are timed.
+    pub stages: Stages,
 }
 
 /// The pod network by CNI.
@@ -93,7 +96,8 @@ impl Cni {
     /// # Errors
     /// A journal that cannot be opened.
     pub fn open(config: CniConfig) -> Result<Self, NetworkError> {
-        let chain = Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline));
+        let chain =
+            Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline, config.stages.clone()));
         let journal = Journal::open(&config.root, config.commits.clone())?;
         let readiness =
             Arc::new(Readiness::new(config.conf_dir.clone(), config.bin_dirs.clone(), Arc::clone(&chain)));

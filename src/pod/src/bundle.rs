@@ -4,7 +4,7 @@
 //! [`undo`] succeeds however far `make` came. A bundle holds nothing that runs; see [`crate::driver`] for
 //! the start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use model::{
     PodId, Signal, host_id,
 };
 use shim_client::{RunContainer, Shim};
-use telemetry::Stages;
+use telemetry::{Stages, field};
 
 use crate::cdi;
 use crate::config::{PodPaths, PodsConfig, PrivilegedDevices};
@@ -105,15 +105,15 @@ impl Builder {
 
     /// The image that a container asks for, which must be on this node.
     pub(crate) fn find_image(&self, wanted: &ImageSpec) -> Result<Arc<Image>, PodError> {
-        let _timed = self.stages.time_of("image_resolve", wanted.image.as_str());
-        match self.images.find(&wanted.image) {
+        let stage = self.stages.begin("image_resolve", &[(field::IMAGE_REF, wanted.image.as_str())]);
+        stage.run_blocking(|| match self.images.find(&wanted.image) {
             Ok(Some(image)) => Ok(image),
             Ok(None) => Err(PodError::ImageNotFound(wanted.image.clone())),
             Err(error) if error.kind() == ErrorKind::Invalid => {
                 Err(PodError::Invalid { field: "config.image.image", why: model::chain(&error) })
             }
             Err(error) => Err(PodError::Store(Cause::new(error))),
-        }
+        })
     }
 
     /// The images that a container mounts, which must be on this node.
@@ -160,7 +160,8 @@ pub(crate) fn log_path(pod: &PodConfig, container: &ContainerConfig) -> Option<P
 pub(crate) async fn make(builder: &Builder, input: Input) -> Result<Bundle, NotMade> {
     let container = input.container.clone();
     let worker = builder.clone();
-    let made = tokio::task::spawn_blocking(move || worker.make(&input)).await;
+    let span = tracing::Span::current();
+    let made = tokio::task::spawn_blocking(move || span.in_scope(|| worker.make(&input))).await;
     let error = match made {
         Ok(Ok(bundle)) => return Ok(bundle),
         Ok(Err(error)) => error,
@@ -275,7 +276,8 @@ pub(crate) async fn prepare_log(run: &RunContainer) -> Result<(), PodError> {
 async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, PodError> + Send + 'static,
 ) -> Result<R, PodError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(PodError::Stopping))
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.unwrap_or(Err(PodError::Stopping))
 }
 
 impl Builder {
@@ -295,20 +297,37 @@ impl Builder {
             self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
-        let timed = self.stages.time_of("snapshot", container.as_str());
-        self.snapshots
-            .prepare(container, &input.image, &rootfs, user)
-            .map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
-        drop(timed);
+        self.stages.begin("snapshot", &[(field::CONTAINER_ID, container.as_str())]).run_blocking(|| {
+            let prepared = self.snapshots.prepare(container, &input.image, &rootfs, user);
+            prepared.map_err(|e| step("make the root filesystem")(Cause::new(e)))
+        })?;
         let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
-        let _timed = self.stages.time_of("spec", container.as_str());
+        self.stages
+            .begin("spec", &[(field::CONTAINER_ID, container.as_str())])
+            .run_blocking(|| self.write_spec(input, &bundle, &edits, &image_volumes, &volumes))
+    }
+
+    /// Writes the bundle's config.json.
+    fn write_spec(
+        &self,
+        input: &Input,
+        bundle: &Path,
+        edits: &[cdi::ContainerEdits],
+        image_volumes: &BTreeMap<usize, PathBuf>,
+        volumes: &[DefinedVolume],
+    ) -> Result<Bundle, PodError> {
+        let container = &input.container;
+        let step = |step: &'static str| {
+            move |source: Cause| PodError::ContainerStep { step, container: container.clone(), source }
+        };
+        let rootfs = bundle.join("rootfs");
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
         let config = &self.with_node_profile(&input.record.config);
         let mut user =
             spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mut look = self.host_paths.look();
         let must_exist = &self.config.defaults.absent_mount_sources_to_reject;
-        let mounts = prepare::mounts(&mut look, config, &image_volumes, must_exist).map_err(refused)?;
+        let mounts = prepare::mounts(&mut look, config, image_volumes, must_exist).map_err(refused)?;
         spec::id_maps::check(config, &mounts).map_err(refused)?;
         let privileged = config.security.privileged;
         let choice = prepare::DeviceChoice {
@@ -316,7 +335,7 @@ impl Builder {
             owned_by_user: self.config.defaults.device_ownership_from_security_context,
         };
         let devices = prepare::devices(&mut look, config, choice).map_err(refused)?;
-        let injection = spec::Injection::prepare(&mut look, &edits, &user).map_err(refused)?;
+        let injection = spec::Injection::prepare(&mut look, edits, &user).map_err(refused)?;
         for gid in &injection.additional_gids {
             if !user.additional_gids.contains(gid) {
                 user.additional_gids.push(*gid);
@@ -347,7 +366,7 @@ impl Builder {
             files: &files,
             namespaces: &self.namespaces(input),
             mounts: &mounts,
-            volumes: &volumes,
+            volumes,
             devices: &devices,
             injection: &injection,
             seccomp_localhost: seccomp.as_deref(),

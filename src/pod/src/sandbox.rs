@@ -15,7 +15,7 @@ use kernel::cgroup::Hierarchy;
 use model::{NamespaceMode, PodConfig, PodId};
 use network::{Attach, Attached, PodNetwork};
 use shim_client::{Shim, ShimError, ShimSpec, Shims};
-use telemetry::Stages;
+use telemetry::{Stages, field};
 
 use crate::config::{PodPaths, PodsConfig};
 use crate::error::{Cause, PodError};
@@ -180,7 +180,11 @@ impl Site<'_> {
     }
 
     async fn make_step(&self, step: Step) -> Result<Product, PodError> {
-        let _timed = self.builder.stages.time_of(step.stage(), self.pod.as_str());
+        let stage = self.builder.stages.begin(step.stage(), &[(field::POD_ID, self.pod.as_str())]);
+        stage.run(self.do_step(step)).await
+    }
+
+    async fn do_step(&self, step: Step) -> Result<Product, PodError> {
         match step {
             Step::Directory => self.on_host(step, files::make_directories(self)).await,
             Step::Cgroup => self.on_host(step, cgroup::make(self)).await,
@@ -225,11 +229,14 @@ impl Site<'_> {
             Step::Files => Ok(()),
             Step::SharedMemory => self.on_host(step, files::unmount_shm(self)).await.map(drop),
             Step::Network => {
-                let _timed = self.builder.stages.time_of("cni_del", self.pod.as_str());
-                let detached = self.builder.network.detach(self.pod).await;
+                let stage = self.builder.stages.begin("cni_del", &[(field::POD_ID, self.pod.as_str())]);
+                let detached = stage.run(self.builder.network.detach(self.pod)).await;
                 detached.map_err(|e| PodError::pod_step("take down the network", self.pod, e))
             }
-            Step::Shim => self.end_shim().await,
+            Step::Shim => {
+                let stage = self.builder.stages.begin("shim_stop", &[(field::POD_ID, self.pod.as_str())]);
+                stage.run(self.end_shim()).await
+            }
         }
     }
 

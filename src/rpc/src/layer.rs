@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use http_body::{Frame, SizeHint};
 use model::limits::GRPC_MESSAGE_BYTES_MAX;
-use telemetry::{Operation, Operations};
+use telemetry::{Operation, Operations, field};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
@@ -77,7 +77,7 @@ where
             // Not of this contract: tonic answers UNIMPLEMENTED.
             return Box::pin(self.inner.call(request));
         };
-        let observed = Observed::new(&self.layer.operations, method);
+        let observed = Observed::new(&self.layer.operations, method, request.headers());
         if !method.early && !self.layer.readiness.is_open() {
             let status =
                 Status::unavailable("gantline is still taking over what was running: retry in a moment");
@@ -107,18 +107,26 @@ struct Observed {
 }
 
 impl Observed {
-    fn new(operations: &Operations, method: Method) -> Self {
+    fn new(operations: &Operations, method: Method, headers: &http::HeaderMap) -> Self {
         // Handlers fill in the ids that the request names.
         let span = tracing::info_span!(
             "rpc",
+            otel.name = method.name,
+            otel.kind = "server",
+            otel.status_code = tracing::field::Empty,
+            otel.status_description = tracing::field::Empty,
+            trace_id = tracing::field::Empty,
             rpc.method = method.name,
+            rpc.code = tracing::field::Empty,
             pod.id = tracing::field::Empty,
             container.id = tracing::field::Empty,
             image.ref = tracing::field::Empty,
             pod.name = tracing::field::Empty,
             pod.namespace = tracing::field::Empty,
         );
-        Self { operation: Some(operations.start(method.name)), span, since: Instant::now() }
+        telemetry::adopt(&span, headers);
+        let operation = operations.start(method.name).within(&span);
+        Self { operation: Some(operation), span, since: Instant::now() }
     }
 
     /// An error has its code in the headers; everything else ends with trailers.
@@ -137,7 +145,8 @@ impl Observed {
         let Some(operation) = self.operation.take() else { return };
         let code = code_name(status.code());
         operation.finish(code);
-        let (elapsed_ms, error) = (self.since.elapsed().as_secs_f64() * 1000.0, status.message());
+        let (elapsed_ms, error) = (telemetry::millis(self.since.elapsed()), status.message());
+        self.span.record(field::RPC_CODE, code);
         let _entered = self.span.enter();
         match status.code() {
             Code::Ok => tracing::debug!(rpc.code = code, elapsed_ms, "served"),
@@ -150,8 +159,21 @@ impl Observed {
             | Code::PermissionDenied => {
                 tracing::info!(rpc.code = code, elapsed_ms, error, "refused");
             }
-            _ => tracing::warn!(rpc.code = code, elapsed_ms, error, "failed"),
+            _ => {
+                telemetry::fail(&self.span, error);
+                tracing::warn!(rpc.code = code, elapsed_ms, error, "failed");
+            }
         }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if self.operation.is_some() {
+            telemetry::fail(&self.span, "the client went away");
+        }
+        // What goes on without its client is not the request any more.
+        telemetry::end(&self.span);
     }
 }
 

@@ -5,19 +5,21 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use kernel::{SysError, seqpacket};
 use model::limits::{EVENTS_PER_SUBSCRIBER_MAX, SHIM_FRAME_BYTES_MAX};
 use model::{ExecId, PodId};
+use telemetry::{Stages, field};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, oneshot, watch};
-use wire::{DecodeError, Event, Failure, Frame, ReplyBody, Request, RequestBody};
+use wire::{DecodeError, Event, Failure, Frame, ReplyBody, Request, RequestBody, RuntimeCall};
 
 use crate::{ExecExit, ShimError};
 
-type Answer = (Result<ReplyBody, Failure>, Vec<OwnedFd>);
+/// What came of a request, the OCI runtime's part in it, and what came along.
+type Answer = (Result<ReplyBody, Failure>, Vec<RuntimeCall>, Vec<OwnedFd>);
 
 /// What waits for the other side.
 #[derive(Default)]
@@ -36,11 +38,12 @@ pub(crate) struct Connection {
     waiting: Mutex<Waiting>,
     events: broadcast::Sender<Event>,
     lost: watch::Sender<bool>,
+    stages: Stages,
 }
 
 impl Connection {
     /// Takes a connected socket; somebody must [`read`](Self::read) it.
-    pub(crate) fn new(pod: PodId, socket: OwnedFd) -> Result<Self, ShimError> {
+    pub(crate) fn new(pod: PodId, socket: OwnedFd, stages: Stages) -> Result<Self, ShimError> {
         #[expect(
             deprecated,
             reason = "its replacement is unsafe for types that lie about their fd; OwnedFd cannot"
@@ -57,6 +60,7 @@ impl Connection {
             waiting: Mutex::default(),
             events: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX),
             lost: watch::Sender::new(false),
+            stages,
         })
     }
 
@@ -79,8 +83,19 @@ impl Connection {
         ShimError::Lost { attempt, pod: self.pod.clone() }
     }
 
-    /// Sends a request and waits for its answer, `within` at most.
+    /// Sends a request and waits for its answer, `within` at most; a stage, and so is what the OCI runtime did for it.
     pub(crate) async fn call(
+        &self,
+        attempt: &'static str,
+        body: RequestBody,
+        fds: &[BorrowedFd<'_>],
+        within: Duration,
+    ) -> Result<(ReplyBody, Vec<OwnedFd>), ShimError> {
+        let fields = [(field::POD_ID, self.pod.as_str()), (field::SHIM_CALL, attempt)];
+        self.stages.begin("shim_call", &fields).run(self.exchange(attempt, body, fds, within)).await
+    }
+
+    async fn exchange(
         &self,
         attempt: &'static str,
         body: RequestBody,
@@ -107,10 +122,28 @@ impl Connection {
             self.send(&bytes, fds).await.map_err(|_| self.lost(attempt))?;
             answer.await.map_err(|_| self.lost(attempt))
         };
-        let (outcome, fds) = tokio::time::timeout(within, exchange)
+        let (outcome, runtime, fds) = tokio::time::timeout(within, exchange)
             .await
             .map_err(|_| ShimError::Deadline { attempt, pod: self.pod.clone(), after: within })??;
+        for call in &runtime {
+            self.note(call);
+        }
         outcome.map(|body| (body, fds)).map_err(|failure| ShimError::Failed { attempt, failure })
+    }
+
+    /// What an OCI runtime did, as its shim timed it.
+    fn note(&self, call: &RuntimeCall) {
+        let stage = match call.command.as_str() {
+            "create" => "oci_create",
+            "start" => "oci_start",
+            "exec" => "oci_exec",
+            "delete" => "oci_delete",
+            // Of a newer shim.
+            _ => return,
+        };
+        let began = UNIX_EPOCH + Duration::from_nanos(u64::try_from(call.began_at_ns).unwrap_or(0));
+        let took = Duration::from_nanos(call.took_ns);
+        self.stages.note(stage, &[(field::POD_ID, self.pod.as_str())], began, took, call.done);
     }
 
     async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -176,7 +209,7 @@ impl Connection {
             Ok(Frame::Reply(reply)) => {
                 if let Some(sender) = self.waiting().replies.remove(&reply.seq) {
                     // The caller may have gone; then the descriptors close here.
-                    let _ = sender.send((reply.outcome, fds));
+                    let _ = sender.send((reply.outcome, reply.runtime, fds));
                 }
             }
             Ok(Frame::Event(event)) => {

@@ -142,7 +142,7 @@ impl FakeShims {
             let (shims, pod) = (self.clone(), id.clone());
             std::thread::spawn(move || shims.serve(&pod, &theirs));
         }
-        match Shim::over(id.clone(), ours).await {
+        match Shim::over(id.clone(), ours, telemetry::Stages::default()).await {
             Err(ShimError::Lost { pod, .. }) => Err(ShimError::NotRunning { pod }),
             other => other,
         }
@@ -196,7 +196,7 @@ impl FakeShims {
         match world.decide(pod, request.body) {
             Fate::Answer(outcome) => {
                 let done = outcome.is_ok();
-                let frame = Frame::Reply(Reply { seq: request.seq, outcome: *outcome });
+                let frame = Frame::Reply(Reply::new(request.seq, *outcome));
                 if send(socket, &frame).is_none() {
                     return false;
                 }

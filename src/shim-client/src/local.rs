@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kernel::{SysError, seqpacket};
 use model::PodId;
 use model::limits::SHIM_REPLY_MAX;
+use telemetry::Stages;
 
 use crate::exits::directory;
 use crate::{Shim, ShimError, ShimSpec, Shims};
@@ -29,6 +30,7 @@ pub struct LocalShims {
     /// The root directory (`--root`), where exit records are kept.
     pub root: PathBuf,
     copy: Arc<Mutex<Option<Copy>>>,
+    stages: Stages,
 }
 
 /// A sealed copy of the program, and of which file it is one.
@@ -44,7 +46,13 @@ type Identity = (u64, u64, u64, (i64, i64));
 impl LocalShims {
     /// Shims of a program, with their sockets and their exit records below two directories.
     pub fn new(binary: PathBuf, state: PathBuf, root: PathBuf) -> Self {
-        Self { binary, state, root, copy: Arc::default() }
+        Self { binary, state, root, copy: Arc::default(), stages: Stages::default() }
+    }
+
+    /// With their calls timed there.
+    #[must_use]
+    pub fn timed(self, stages: Stages) -> Self {
+        Self { stages, ..self }
     }
 
     /// The program to run: its sealed copy, anew when the file was replaced. Where memory may not be executed it is the
@@ -134,7 +142,7 @@ impl Shims for LocalShims {
             }
             _ => ShimError::System { attempt: "connect", pod: pod.clone(), source },
         })?;
-        match Shim::over(pod.clone(), socket).await {
+        match Shim::over(pod.clone(), socket, self.stages.clone()).await {
             // It accepted nobody any more: it was shutting down or dying.
             Err(ShimError::Lost { pod, .. }) => Err(ShimError::NotRunning { pod }),
             other => other,

@@ -9,6 +9,7 @@ use kernel::SysError;
 use model::limits::{OCI_RUNTIME_MAX, SHIM_REPLY_MAX};
 use model::{ContainerId, ExecId, PodId, Signal};
 use rustix::fs::MemfdFlags;
+use telemetry::Stages;
 use tokio::sync::broadcast;
 use wire::{ContainerState, Event, HelloReply, ReplyBody, RequestBody, RunContainer, Started, StateReply};
 
@@ -105,8 +106,8 @@ impl std::fmt::Debug for Shim {
 
 impl Shim {
     /// Speaks over a connected socket, beginning with a hello.
-    pub(crate) async fn over(pod: PodId, socket: OwnedFd) -> Result<Self, ShimError> {
-        let connection = Arc::new(Connection::new(pod, socket)?);
+    pub(crate) async fn over(pod: PodId, socket: OwnedFd, stages: Stages) -> Result<Self, ShimError> {
+        let connection = Arc::new(Connection::new(pod, socket, stages)?);
         let reader = tokio::spawn(Arc::clone(&connection).read());
         let hello = connection.call("hello", RequestBody::Hello, &[], SHIM_REPLY_MAX).await;
         match hello {

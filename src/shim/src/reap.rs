@@ -83,8 +83,24 @@ impl Server {
         }
     }
 
+    /// Notes a runtime's part in what somebody asked for, to be told with the answer.
+    fn note_call(&mut self, job: &Job, done: bool) {
+        let asked = match &job.purpose {
+            Purpose::Create(id) | Purpose::Start(id) | Purpose::Undo(id, _) => {
+                self.containers.get(id).and_then(|container| container.asked)
+            }
+            Purpose::Delete(_, asked) | Purpose::DeleteByForce(_, asked) => Some(*asked),
+            Purpose::Exec(id) => self.execs.get(id).and_then(|exec| exec.asked),
+        };
+        if let Some(asked) = asked {
+            self.calls.entry(asked).or_default().push(job.call(done));
+        }
+    }
+
     fn job_ended(&mut self, mut job: Job, code: i32) {
-        if code == 0 && !job.is_aborted() {
+        let done = code == 0 && !job.is_aborted();
+        self.note_call(&job, done);
+        if done {
             let left = job.deadline.saturating_duration_since(Instant::now());
             let result = match &job.purpose {
                 Purpose::Create(id) => self.created(&id.clone(), left).map_err(|f| (id.clone(), f)),

@@ -14,7 +14,7 @@ use crate::runtime::failed;
 use crate::server::Server;
 
 /// Whom to answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Asked {
     pub(crate) peer: u64,
     pub(crate) seq: u64,

@@ -11,9 +11,10 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use model::{ContainerId, ExecId, chain};
+use kernel::clock::now;
+use model::{ContainerId, ExecId, UnixNanos, chain};
 use serde::Deserialize;
-use wire::{Failure, FailureKind, OciRuntime};
+use wire::{Failure, FailureKind, OciRuntime, RuntimeCall};
 
 use crate::requests::Asked;
 use crate::stdio::{Theirs, drain};
@@ -64,6 +65,11 @@ impl Purpose {
             Self::Exec(_) => "runtime exec",
         }
     }
+
+    /// As the runtime calls it.
+    fn command(&self) -> &'static str {
+        self.stage().trim_start_matches("runtime ")
+    }
 }
 
 /// A running invocation.
@@ -71,6 +77,8 @@ impl Purpose {
 pub(crate) struct Job {
     pub(crate) purpose: Purpose,
     pub(crate) deadline: Instant,
+    /// When it began, on the clock and for measuring.
+    began: (UnixNanos, Instant),
     allowed: Duration,
     /// Killed because its deadline had passed.
     late: bool,
@@ -114,11 +122,13 @@ impl Call<'_> {
             kind: FailureKind::Internal,
         })?;
         let pid = child.id();
+        let began = (now(), Instant::now());
         let deadline = Instant::now() + self.allowed;
         let tree = BTreeSet::from([pid]);
         let job = Job {
             purpose,
             deadline,
+            began,
             allowed: self.allowed,
             late: false,
             aborted: false,
@@ -145,6 +155,17 @@ impl Job {
     pub(crate) fn abort(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.aborted, true) {
             self.deadline = now;
+        }
+    }
+
+    /// The invocation, which has just ended, for those who count.
+    pub(crate) fn call(&self, done: bool) -> RuntimeCall {
+        let (began_at_ns, began) = self.began;
+        RuntimeCall {
+            command: self.purpose.command().into(),
+            began_at_ns,
+            took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            done,
         }
     }
 

@@ -12,7 +12,7 @@ use kernel::process::{self, Exit};
 use kernel::{SysError, seqpacket};
 use model::limits::SHIM_FRAME_BYTES_MAX;
 use model::{ContainerId, ExecId, UnixNanos};
-use wire::{Event, Failure, FailureKind, Frame, Reply, ReplyBody};
+use wire::{Event, Failure, FailureKind, Frame, Reply, ReplyBody, RuntimeCall};
 
 use crate::container::Container;
 use crate::cri_log::Stream;
@@ -91,6 +91,8 @@ pub(crate) struct Server {
     /// Children that ended before anybody knew whose they were: a runtime's child may become ours and end
     /// while the runtime still runs. Kept while any runtime does.
     pub(crate) strays: BTreeMap<u32, (Exit, UnixNanos)>,
+    /// The OCI runtime's part in what is not answered yet.
+    pub(crate) calls: BTreeMap<Asked, Vec<RuntimeCall>>,
     pub(crate) sweeps: Vec<Sweep>,
     pub(crate) pod_init: Option<u32>,
     /// Where cgroups are, once an exec had to know.
@@ -125,6 +127,7 @@ impl Server {
             execs: BTreeMap::new(),
             jobs: BTreeMap::new(),
             strays: BTreeMap::new(),
+            calls: BTreeMap::new(),
             sweeps: Vec::new(),
             pod_init,
             hierarchy: None,
@@ -297,7 +300,8 @@ impl Server {
 
     /// Answers a request. Its asker may be gone.
     pub(crate) fn answer(&mut self, asked: Asked, outcome: Result<ReplyBody, Failure>, fd: Option<OwnedFd>) {
-        self.send(asked.peer, &Frame::Reply(Reply { seq: asked.seq, outcome }), fd);
+        let runtime = self.calls.remove(&asked).unwrap_or_default();
+        self.send(asked.peer, &Frame::Reply(Reply { seq: asked.seq, outcome, runtime }), fd);
     }
 
     /// Tells every connection.

@@ -1,16 +1,20 @@
 //! Logs: tracing's events as text or JSON lines on standard error, filtered by a level that can be changed
-//! while the service runs.
+//! while the service runs. Traces, where they go out, have a layer of their own beside it: the level is the log's.
 
 use std::io::{self, IsTerminal as _};
 use std::str::FromStr;
 
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use crate::trace::Traces;
+
 mod json;
+mod plain;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,14 +98,29 @@ impl LogConfig {
     }
 }
 
-/// Sends the process's events to standard error. Call it once, before anything is worth logging.
+/// Sends the process's events to standard error, and its spans where `traces` go. Call it once, before anything is
+/// worth logging.
 ///
 /// # Errors
 /// A level that is none, or a second call.
-pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
+pub fn init(config: &LogConfig, traces: Option<&Traces>) -> Result<LogHandle, LogError> {
     let (filter, filter_handle) = reload::Layer::new(parse_level(&config.level)?);
-    let output = layer(config.format, io::stderr().is_terminal(), io::stderr);
-    tracing_subscriber::registry().with(filter).with(output).try_init().map_err(|_| LogError::AlreadySet)?;
+    let output = layer(config.format, io::stderr().is_terminal(), io::stderr).with_filter(filter);
+    let traces = traces.map(|traces| {
+        // A span without a name for others is ours alone, or a library's. What is logged in a span is found by its
+        // trace_id.
+        let ours = filter_fn(|metadata| metadata.is_span() && metadata.fields().field("otel.name").is_some());
+        tracing_opentelemetry::layer()
+            .with_tracer(traces.tracer())
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_target(false)
+            .with_level(false)
+            .with_context_activation(false)
+            .with_filter(ours)
+    });
+    tracing_subscriber::registry().with(output).with(traces).try_init().map_err(|_| LogError::AlreadySet)?;
     Ok(LogHandle { filter: filter_handle })
 }
 
@@ -147,7 +166,11 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     match format {
-        LogFormat::Text => tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(writer).boxed(),
+        LogFormat::Text => tracing_subscriber::fmt::layer()
+            .fmt_fields(plain::Plain::default())
+            .with_ansi(colour)
+            .with_writer(writer)
+            .boxed(),
         LogFormat::Json => tracing_subscriber::fmt::layer()
             .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
             .event_format(json::Flat)
@@ -157,13 +180,13 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Sink(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -175,9 +198,16 @@ mod tests {
     }
 
     impl Sink {
-        fn text(&self) -> String {
+        pub(crate) fn text(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
+    }
+
+    /// JSON lines into `sink`.
+    pub(crate) fn subscriber(sink: &Sink, level: &str) -> impl tracing::Subscriber + Send + Sync + use<> {
+        let writer = sink.clone();
+        let output = layer(LogFormat::Json, false, move || writer.clone());
+        tracing_subscriber::registry().with(output.with_filter(parse_level(level).unwrap()))
     }
 
     fn logged(format: LogFormat, level: &str, work: impl FnOnce()) -> String {
@@ -219,6 +249,20 @@ mod tests {
     fn text_lines_hold_the_same_names() {
         let text = logged(LogFormat::Text, "info", || tracing::info!(pod.id = "abc", "ready"));
         assert!(text.contains("ready") && text.contains("pod.id=\"abc\""), "{text}");
+    }
+
+    #[test]
+    fn what_a_span_is_called_by_others_is_in_no_line() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(format, "info", || {
+                let span =
+                    tracing::info_span!("rpc", otel.name = "one", rpc.method = "two", otel.kind = "three");
+                span.in_scope(|| tracing::info!(pod.id = "four", "ready"));
+            });
+            assert!(text.contains("two") && text.contains("four") && text.contains("ready"), "{text}");
+            assert!(!text.contains("otel") && !text.contains("one") && !text.contains("three"), "{text}");
+            assert!(!text.contains("{ "), "{text}");
+        }
     }
 
     #[test]

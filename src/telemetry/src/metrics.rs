@@ -3,22 +3,23 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter as PlainCounter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use tracing::Span;
 
 use crate::node::NodeMetrics;
 use crate::stages::Stages;
-
-/// The media type of [`Metrics::encode`] (OpenMetrics 1.0, section "Text format").
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::text::{Exposition, classic};
+use crate::{field, trace};
 
 /// Durations: 0.5 ms, 1 ms, 2 ms … 65 s. A stage of a pod start takes about 1 ms, a pull may take a minute.
 const DURATION_BUCKETS: (f64, f64, u16) = (0.000_5, 2.0, 18);
@@ -27,12 +28,32 @@ const DURATION_BUCKETS: (f64, f64, u16) = (0.000_5, 2.0, 18);
 const LABEL_VALUES_MAX: usize = 64;
 const OTHER: &str = "other";
 
-pub(crate) fn duration_histogram() -> Histogram {
+/// A duration; each bucket remembers the trace of the last one in it that has one.
+type Durations = HistogramWithExemplars<Exemplar>;
+
+/// What an exemplar says, under the name that Grafana and others look for.
+type Exemplar = [(&'static str, String); 1];
+
+fn duration_histogram() -> Durations {
     let (start, factor, count) = DURATION_BUCKETS;
-    Histogram::new(exponential_buckets(start, factor, count))
+    Durations::new(exponential_buckets(start, factor, count))
 }
 
-pub(crate) type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+pub(crate) type Histograms<L> = Family<L, Durations, fn() -> Durations>;
+
+/// Histograms of durations, one for each set of labels.
+pub(crate) fn timings<L: Clone + std::hash::Hash + Eq>() -> Histograms<L> {
+    Histograms::new_with_constructor(duration_histogram as fn() -> Durations)
+}
+
+/// Notes a duration, and the trace that shows where it went.
+pub(crate) fn observe<L>(durations: &Histograms<L>, labels: &L, took: Duration, trace: Option<String>)
+where
+    L: Clone + std::hash::Hash + Eq,
+{
+    let exemplar = trace.map(|trace| [(field::TRACE_ID, trace)]);
+    durations.get_or_create(labels).observe(took.as_secs_f64(), exemplar, Some(SystemTime::now()));
+}
 
 /// Everything that the service counts. Built once; rooms share it behind an `Arc`.
 pub struct Metrics {
@@ -165,12 +186,15 @@ impl Metrics {
         self.recovery.set(duration.as_secs_f64());
     }
 
-    /// All metrics as OpenMetrics text, [`CONTENT_TYPE`].
-    pub fn encode(&self) -> String {
+    /// All metrics in the form that a scraper asked for.
+    pub fn encode(&self, form: Exposition) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail, and no metric here refuses to be encoded.
         let _ = encode(&mut text, &self.registry);
-        text
+        match form {
+            Exposition::OpenMetrics => text,
+            Exposition::Classic => classic(&text),
+        }
     }
 }
 
@@ -283,7 +307,7 @@ pub struct Operations {
 
 impl Operations {
     fn register(registry: &mut Registry) -> Self {
-        let durations = Histograms::new_with_constructor(duration_histogram as fn() -> Histogram);
+        let durations = timings();
         let in_flight = Gauge::default();
         registry.register_with_unit(
             "operation_duration",
@@ -299,7 +323,13 @@ impl Operations {
     /// or dropped.
     pub fn start(&self, rpc: &'static str) -> Operation {
         self.in_flight.inc();
-        Operation { operations: self.clone(), rpc, started: Instant::now(), code: "CANCELLED" }
+        Operation {
+            operations: self.clone(),
+            rpc,
+            started: Instant::now(),
+            code: "CANCELLED",
+            span: Span::none(),
+        }
     }
 
     /// How many requests are being served.
@@ -315,9 +345,16 @@ pub struct Operation {
     rpc: &'static str,
     started: Instant,
     code: &'static str,
+    span: Span,
 }
 
 impl Operation {
+    /// Its span, for the trace that shows where its time went.
+    pub fn within(mut self, span: &Span) -> Self {
+        self.span = span.clone();
+        self
+    }
+
     /// The request was answered with this gRPC code (`OK`, `NOT_FOUND`).
     pub fn finish(mut self, code: &'static str) {
         self.code = code;
@@ -328,7 +365,8 @@ impl Drop for Operation {
     fn drop(&mut self) {
         self.operations.in_flight.dec();
         let labels = OperationLabels { rpc: self.rpc, code: self.code };
-        self.operations.durations.get_or_create(&labels).observe(self.started.elapsed().as_secs_f64());
+        let trace = trace::trace_id(&self.span);
+        observe(&self.operations.durations, &labels, self.started.elapsed(), trace);
     }
 }
 
@@ -342,7 +380,7 @@ mod tests {
         for plugin in 0..1000 {
             metrics.cni_errors.increment(&format!("plugin-{plugin}"));
         }
-        let text = metrics.encode();
+        let text = metrics.encode(Exposition::OpenMetrics);
         let series = text.lines().filter(|line| line.starts_with("gantline_cni_errors_total{")).count();
         assert_eq!(series, LABEL_VALUES_MAX + 1);
         let rest = 1000 - LABEL_VALUES_MAX;
@@ -355,8 +393,8 @@ mod tests {
         let running = metrics.operations.start("PullImage");
         metrics.operations.start("RunPodSandbox").finish("OK");
         drop(metrics.operations.start("ExecSync"));
-        drop(metrics.stages.time_of("cni_add", "a pod"));
-        metrics.stages.observe("netns", Duration::from_millis(3));
+        drop(metrics.stages.begin("cni_add", &[(field::POD_ID, "a pod")]));
+        metrics.stages.note("netns", &[], SystemTime::now(), Duration::from_millis(3), true);
         metrics.cni_errors.increment("bridge");
         metrics.pull_bytes.add(1024);
         metrics.pull_bytes.reach(2048);
@@ -370,7 +408,7 @@ mod tests {
         metrics.image_bytes.set(4096);
         metrics.log_dropped_bytes.add(7);
         metrics.recovered_in(Duration::from_millis(250));
-        let text = metrics.encode();
+        let text = metrics.encode(Exposition::OpenMetrics);
         for line in [
             "gantline_operation_duration_seconds_count{rpc=\"RunPodSandbox\",code=\"OK\"} 1",
             "gantline_operation_duration_seconds_count{rpc=\"ExecSync\",code=\"CANCELLED\"} 1",

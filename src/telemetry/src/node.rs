@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::metrics::{Counter, CounterBy, Histograms, Level, LevelBy, duration_histogram};
+use crate::metrics::{Counter, CounterBy, Histograms, Level, LevelBy, observe, timings};
 
 /// How containers end, in CRI's words.
 const EXIT_REASONS: [&str; 5] = ["Completed", "Error", "OOMKilled", "StartError", "Unknown"];
@@ -117,7 +117,7 @@ impl NodeMetrics {
             stage_oldest: Family::default(),
             cpu_seconds: PlainCounter::default(),
             start_time: Gauge::default(),
-            commits: Histograms::new_with_constructor(duration_histogram as fn() -> Histogram),
+            commits: timings(),
             layer_bytes: histogram(LAYER_BUCKETS),
             layer_throughput: histogram(THROUGHPUT_BUCKETS),
         };
@@ -209,7 +209,7 @@ impl NodeMetrics {
 
     /// A durable commit of `store` (`pod`, `image`, `network`) took so long.
     pub fn committed(&self, store: &'static str, took: Duration) {
-        self.commits.get_or_create(&StoreLabels { store }).observe(took.as_secs_f64());
+        observe(&self.commits, &StoreLabels { store }, took, None);
     }
 
     /// A layer of so many compressed bytes was fetched and unpacked.
@@ -253,7 +253,7 @@ mod tests {
         node.process(Duration::from_millis(750), 1_000.5);
         node.shim_resident_bytes.set(4096);
         node.cni_dels_owed.set(2);
-        let text = metrics.encode();
+        let text = metrics.encode(crate::Exposition::OpenMetrics);
         for line in [
             "gantline_condition{condition=\"RuntimeReady\"} 1",
             "gantline_container_exits_total{reason=\"OOMKilled\"} 1",

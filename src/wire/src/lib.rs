@@ -14,8 +14,8 @@ mod request;
 pub use frame::{DecodeError, EncodeError, Frame};
 pub use record::ExitRecord;
 pub use reply::{
-    ContainerState, Event, ExecStarted, Failure, FailureKind, HelloReply, Phase, Reply, ReplyBody, Started,
-    StateReply,
+    ContainerState, Event, ExecStarted, Failure, FailureKind, HelloReply, Phase, Reply, ReplyBody,
+    RuntimeCall, Started, StateReply,
 };
 pub use request::{
     Attach, ExecProcess, KillContainer, KillExec, LogTarget, NativeExec, OciRuntime, Request, RequestBody,

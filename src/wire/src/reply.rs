@@ -12,6 +12,29 @@ pub struct Reply {
     pub seq: u64,
     /// What came of it.
     pub outcome: Result<ReplyBody, Failure>,
+    /// The OCI runtime's part in it, in order. Older shims do not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtime: Vec<RuntimeCall>,
+}
+
+impl Reply {
+    /// An answer that no OCI runtime had a part in.
+    pub fn new(seq: u64, outcome: Result<ReplyBody, Failure>) -> Self {
+        Self { seq, outcome, runtime: Vec::new() }
+    }
+}
+
+/// One invocation of an OCI runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeCall {
+    /// What it was asked for: `create`, `start`, `exec`, `delete`.
+    pub command: String,
+    /// When it began.
+    pub began_at_ns: UnixNanos,
+    /// How long it took, nanoseconds.
+    pub took_ns: u64,
+    /// Whether it did what it was asked for.
+    pub done: bool,
 }
 
 /// What a request brought.

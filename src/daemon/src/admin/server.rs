@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -115,7 +115,9 @@ async fn answer(request: Request<Incoming>, shown: &Arc<Shown>, door: Door) -> R
     match (request.method(), path.as_str(), door) {
         (&Method::GET, "/metrics", _) => {
             collect::collect(shown);
-            text(StatusCode::OK, telemetry::CONTENT_TYPE, shown.metrics.encode())
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            let form = telemetry::Exposition::wanted(accept);
+            text(StatusCode::OK, form.content_type(), shown.metrics.encode(form))
         }
         (&Method::GET, "/healthz", _) => plain(StatusCode::OK, "ok\n"),
         (&Method::GET, "/readyz", _) => match shown.phase() {

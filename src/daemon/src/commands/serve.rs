@@ -1,6 +1,8 @@
 //! `gantline serve`: configuration → log → application → run, and the signals meanwhile.
 
 use crate::app::{App, BuildError};
+use telemetry::{SettingsError, TraceSettings, Traces};
+
 use crate::config::Config;
 use crate::config::layers::{self, Override};
 use crate::drain::{Asked, Drain, Signals};
@@ -14,20 +16,22 @@ const BLOCKING_THREADS_MAX: usize = 256;
 /// How long work that ignores the drain may hold up the process's end; a crash would be no worse for it.
 const SHUTDOWN_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long a receiver may take for the last traces.
+const LAST_TRACES_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Serves until a signal.
 pub(crate) fn run(common: &Common) -> Exit {
     let config = match super::load(common) {
         Ok(loaded) => loaded.config,
         Err(exit) => return exit,
     };
-    let log = match telemetry::init(&config.log_config()) {
-        Ok(log) => log,
+    let traces = match trace_settings(&config) {
+        Ok(traces) => traces,
         Err(error) => {
             ui::complain(error);
             return Exit::Usage;
         }
     };
-    telemetry::log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("gantline")
@@ -40,10 +44,37 @@ pub(crate) fn run(common: &Common) -> Exit {
             return Exit::Host;
         }
     };
+    let traces = match traces.map(|settings| Traces::start(settings, runtime.handle())).transpose() {
+        Ok(traces) => traces,
+        Err(error) => {
+            ui::complain(model::chain(&error));
+            return Exit::Host;
+        }
+    };
+    let log = match telemetry::init(&config.log_config(), traces.as_ref()) {
+        Ok(log) => log,
+        Err(error) => {
+            ui::complain(error);
+            return Exit::Usage;
+        }
+    };
+    telemetry::log_panics();
+    if let Some(traces) = &traces {
+        let (endpoint, protocol) = traces.describe();
+        tracing::info!(endpoint, protocol, "traces go out");
+    }
     let reload = Reload { file: common.config.clone(), overrides: common.overrides(), log };
     let exit = runtime.block_on(serve(config, reload));
+    if let Some(traces) = traces {
+        traces.shutdown(LAST_TRACES_MAX);
+    }
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     exit
+}
+
+/// What of traces goes where, by the configuration and the environment.
+pub(super) fn trace_settings(config: &Config) -> Result<Option<TraceSettings>, SettingsError> {
+    TraceSettings::resolve(&config.trace_config(), |name| std::env::var(name).ok())
 }
 
 async fn serve(config: Config, reload: Reload) -> Exit {

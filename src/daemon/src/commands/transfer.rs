@@ -118,7 +118,7 @@ fn start(config: &Config, offline: bool, common: &Common) -> Result<Started, Exi
     }
     // Standard error is for progress: only what matters is logged, unless a flag asks for more.
     let level = common.log_level.clone().unwrap_or_else(|| "warn".to_owned());
-    telemetry::init(&telemetry::LogConfig { level, ..config.log_config() }).map_err(|error| {
+    telemetry::init(&telemetry::LogConfig { level, ..config.log_config() }, None).map_err(|error| {
         ui::complain(error);
         Exit::Usage
     })?;

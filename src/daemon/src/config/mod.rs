@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 use schema::section;
 use value::{
-    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, Span, Ulimit,
-    UnsetSeccomp,
+    CgroupDriver, ExecMode, ImageDefinedVolumes, IpPreference, Listen, LogFormat, Mode, OtlpProtocol, Span,
+    Ulimit, UnsetSeccomp,
 };
 
 /// Where the file is when no flag says otherwise.
@@ -37,6 +37,12 @@ section! {
         log: Log = Log::default(),
         /// Prometheus metrics and health, over HTTP.
         metrics: Metrics = Metrics::default(),
+        /// Traces, to an OpenTelemetry collector. Where a key is not set, OpenTelemetry's environment variables are read:
+        /// OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL, _TIMEOUT and _HEADERS, each also as OTEL_EXPORTER_OTLP_TRACES_…,
+        /// OTEL_TRACES_SAMPLER and _SAMPLER_ARG, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_…;
+        /// OTEL_SDK_DISABLED=true and OTEL_TRACES_EXPORTER=none turn them off. Headers are read from there alone: they
+        /// may hold a token, and this file is shown to whoever asks for a status.
+        tracing: Tracing = Tracing::default(),
         /// Registries, and how images are pulled. Proxies are those of the environment: HTTP_PROXY, HTTPS_PROXY, NO_PROXY.
         images: Images = Images::default(),
         /// Pod networks, through CNI.
@@ -86,6 +92,28 @@ section! {
         /// Where `/metrics`, `/healthz` and `/readyz` are served, `127.0.0.1:9180` for example. Empty: only on
         /// the admin socket in the state directory. There is no authentication: keep it on loopback.
         address: Listen = Listen(None),
+    }
+}
+
+section! {
+    /// Traces.
+    struct Tracing {
+        /// Where traces are sent, `http://127.0.0.1:4317` for example; for `http/protobuf` with its path, `/v1/traces`.
+        /// Not set: as the environment says; nowhere where that says nothing. The receiver need not be there, and never
+        /// holds a request up: what it does not take is lost, and that is logged once.
+        endpoint: Option<String> = None,
+        /// How OTLP is spoken. Not set: as the environment says, else `http/protobuf`.
+        protocol: Option<OtlpProtocol> = None,
+        /// How long the receiver may take for one batch. Not set: as the environment says, else 10 s.
+        timeout: Option<Span> = None,
+        /// Which requests are traced: `always_on`, `always_off`, `traceidratio`, or each with `parentbased_` before it,
+        /// which leaves it to the kubelet where that sent a trace along. Not set: as the environment says, else
+        /// `parentbased_always_on`.
+        sampler: Option<String> = None,
+        /// For `traceidratio`: of a thousand requests, how many. Not set: as OTEL_TRACES_SAMPLER_ARG says, else all.
+        per_mille: Option<u32> = None,
+        /// What the service is called in traces. Not set: as the environment says, else `gantline`.
+        service_name: Option<String> = None,
     }
 }
 
@@ -240,6 +268,22 @@ impl Config {
     /// Where `pull`, `import` and `status` find the running service.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.state.join("admin.sock")
+    }
+
+    /// What the file says of traces.
+    pub(crate) fn trace_config(&self) -> telemetry::TraceConfig {
+        let tracing = &self.tracing;
+        telemetry::TraceConfig {
+            endpoint: tracing.endpoint.clone(),
+            protocol: tracing.protocol.map(|protocol| match protocol {
+                OtlpProtocol::Grpc => telemetry::OtlpProtocol::Grpc,
+                OtlpProtocol::HttpProtobuf => telemetry::OtlpProtocol::HttpProtobuf,
+            }),
+            timeout: tracing.timeout.map(|span| span.0),
+            sampler: tracing.sampler.clone(),
+            ratio: tracing.per_mille.map(|share| f64::from(share) / 1000.0),
+            service_name: tracing.service_name.clone(),
+        }
     }
 
     /// What telemetry is set up with.

@@ -71,6 +71,7 @@ pub(crate) fn check(loaded: &Loaded, faults: &mut Vec<Fault>) {
     check.names();
     check.bounds();
     check.streaming();
+    check.tracing();
 }
 
 struct Check<'a> {
@@ -87,6 +88,20 @@ impl Check<'_> {
     fn unless(&mut self, right: bool, key: &str, message: impl Into<String>) {
         if !right {
             self.fault(key, message);
+        }
+    }
+
+    fn tracing(&mut self) {
+        let config = &self.loaded.config;
+        let per_mille = config.tracing.per_mille.unwrap_or(0);
+        self.unless(per_mille <= 1000, "tracing.per_mille", "is more than 1000, which is all");
+        // What the environment says is looked at when the service starts; here it says no more than a receiver.
+        let somewhere =
+            |name: &str| name.ends_with("_TRACES_ENDPOINT").then(|| "http://localhost".to_owned());
+        if let Err(error) = telemetry::TraceSettings::resolve(&config.trace_config(), somewhere)
+            && error.variable != "tracing.per_mille"
+        {
+            self.fault(&error.variable, error.why);
         }
     }
 

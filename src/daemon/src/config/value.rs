@@ -254,6 +254,16 @@ choice! {
 }
 
 choice! {
+    /// How OTLP is spoken.
+    enum OtlpProtocol {
+        /// gRPC, port 4317 by convention.
+        Grpc = "grpc",
+        /// Protobuf over HTTP, port 4318 by convention.
+        HttpProtobuf = "http/protobuf",
+    }
+}
+
+choice! {
     /// Who makes cgroups.
     enum CgroupDriver {
         /// systemd where it is pid 1 and the hierarchy is v2, otherwise cgroupfs.

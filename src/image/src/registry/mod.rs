@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use model::{Digest, ImageRef};
+use telemetry::field;
 
 use crate::config::ImageConfig;
 use crate::counters::Counters;
@@ -340,6 +341,17 @@ impl Repository {
 
     /// One GET, with whatever it takes to be let in.
     async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        url: &str,
+        public: HeaderMap,
+    ) -> Result<Response<Incoming>, RegistryError> {
+        let stage =
+            self.config.stages.begin("registry_request", &[(field::REGISTRY_HOST, &endpoint.host.authority)]);
+        stage.run(self.ask_let_in(endpoint, url, public)).await
+    }
+
+    async fn ask_let_in(
         &self,
         endpoint: &Endpoint,
         url: &str,

@@ -80,6 +80,7 @@ impl Node {
             plugin_deadline: self.deadline,
             ip_preference: IpPreference::Ipv4,
             commits: Default::default(),
+            stages: telemetry::Stages::default(),
         }
     }
 

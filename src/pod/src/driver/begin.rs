@@ -7,6 +7,7 @@ use kernel::clock::now;
 use model::limits::OCI_RUNTIME_MAX;
 use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
 use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
+use telemetry::field;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -240,11 +241,14 @@ impl Driver {
         }
         let (host, container) = (Arc::clone(&self.host), id.clone());
         self.spawn(Job::Start(id.clone()), async move {
-            let _timed = host.sandboxes.stages.time_of("oci_run", container.as_str());
-            let started = match bundle::prepare_log(&run).await {
-                Ok(()) => shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e)),
-                Err(error) => Err(error),
+            let binary = run.runtime.binary.display().to_string();
+            let fields = [(field::CONTAINER_ID, container.as_str()), (field::OCI_RUNTIME, &binary)];
+            let stage = host.sandboxes.stages.begin("oci_run", &fields);
+            let start = async {
+                bundle::prepare_log(&run).await?;
+                shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e))
             };
+            let started = stage.run(start).await;
             if started.is_err()
                 && let Err(error) = kill_cgroup(&container, cgroup).await
             {

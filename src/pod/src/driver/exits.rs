@@ -28,7 +28,13 @@ impl Driver {
     /// Makes an exit the container's state, and clears away after it.
     pub(super) async fn ended(&mut self, id: ContainerId, exit: Exit) {
         let Some(container) = self.containers.get_mut(&id) else { return };
-        info!(container.id = id.as_str(), code = exit.code, reason = exit.reason.as_str(), "container ended");
+        info!(
+            container.id = id.as_str(),
+            container.name = container.config.name,
+            code = exit.code,
+            reason = exit.reason.as_str(),
+            "container ended"
+        );
         self.host.exits.increment(exit.reason.as_str());
         container.phase = ContainerPhase::Exited(exit);
         self.host.meter.forget(&container.cgroup);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kernel::clock::now;
 use model::{ContainerId, Resources};
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use super::begin::site;
 use super::{Driver, Outcome, Product, START_ERROR_CODE};
@@ -35,6 +35,7 @@ impl Driver {
         };
         if let Err(error) = &answer {
             self.note_trouble(&job, error);
+            telemetry::fail(&Span::current(), &model::chain(error));
         }
         self.answer_all(&job, &answer);
     }
@@ -136,6 +137,7 @@ impl Driver {
                         self.host.index.enter_container(id.clone(), self.id.clone());
                         let view = self.publish();
                         self.tell(id, EventKind::Created, &view);
+                        self.say(id, "container created");
                         return Ok(Outcome::Container(id.clone()));
                     }
                     Err(error) => {
@@ -146,6 +148,8 @@ impl Driver {
             }
             Err(failed) => failed,
         };
+        let error = model::chain(&failed.error);
+        warn!(container.id = id.as_str(), error, undone = failed.undone, "container not created");
         if failed.undone {
             self.containers.remove(id);
             self.commit_fact([Change::ForgetContainer(id.clone())]).await;
@@ -153,6 +157,19 @@ impl Driver {
             self.owe_removal(id).await;
         }
         Err(failed.error)
+    }
+
+    /// One line of a container's life.
+    fn say(&self, id: &ContainerId, event: &'static str) {
+        let Some(container) = self.containers.get(id) else { return };
+        let config = &container.config;
+        info!(
+            container.id = id.as_str(),
+            container.name = config.name,
+            container.attempt = config.attempt,
+            image.ref = config.image.image,
+            "{event}"
+        );
     }
 
     /// A container that is good for nothing but removal: seen, so that its owner can ask for that; else it goes
@@ -182,6 +199,7 @@ impl Driver {
                 self.commit_fact(self.container_change(id)).await;
                 let view = self.publish();
                 self.tell(id, EventKind::Started, &view);
+                self.say(id, "container started");
                 if let Some(record) = self.early_exits.remove(id) {
                     self.exited(id.clone(), record).await;
                 } else if self.shim.borrow().is_none() {
@@ -225,6 +243,7 @@ impl Driver {
     async fn removed(&mut self, id: &ContainerId, result: Result<(), PodError>) -> super::Answer {
         result?;
         self.forget_in_passing(vec![Change::ForgetContainer(id.clone())]);
+        self.say(id, "container removed");
         self.containers.remove(id);
         self.reaped.remove(id);
         self.host.index.forget_container(id);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources};
 use shim_client::Shim;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Span;
 
 use crate::error::PodError;
 use crate::state::PodView;
@@ -29,6 +30,23 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// The work as traces call it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run_pod",
+            Self::StopPod => "stop_pod",
+            Self::RemovePod => "remove_pod",
+            Self::Create(_) => "create_container",
+            Self::Start(_) => "start_container",
+            Self::Stop(..) => "stop_container",
+            Self::Remove(_) => "remove_container",
+            Self::Update(..) => "update_container",
+            Self::UpdatePod { .. } => "update_pod",
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -39,7 +57,11 @@ pub(crate) enum Outcome {
 /// The outcome, or why there is none.
 pub(super) type Answer = Result<Outcome, PodError>;
 /// Who waits for an answer.
-pub(super) type Waiter = oneshot::Sender<Answer>;
+pub(super) struct Waiter {
+    pub(super) answer: oneshot::Sender<Answer>,
+    /// The request that it is part of.
+    pub(super) span: Span,
+}
 
 /// Where a pod is reached.
 #[derive(Clone)]
@@ -58,9 +80,10 @@ pub(crate) struct Handle {
 impl Handle {
     /// Asks, and waits for the answer. `None`: the pod is gone.
     pub(crate) async fn ask(&self, request: Request) -> Option<Answer> {
-        let (waiter, answer) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        let waiter = Waiter { answer, span: Span::current() };
         self.inbox.send((request, waiter)).await.ok()?;
-        answer.await.ok()
+        answered.await.ok()
     }
 
     /// The pod as it is now.

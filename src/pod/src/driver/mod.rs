@@ -23,12 +23,12 @@ use kernel::clock::now;
 use model::limits::POD_QUEUE_MAX;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal, UnixNanos};
 use shim_client::Shim;
-use telemetry::{Counter, CounterBy};
+use telemetry::{Counter, CounterBy, field};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, error, info_span, warn};
+use tracing::{Instrument as _, Span, error, info_span, warn};
 
 use crate::bundle;
 use crate::error::PodError;
@@ -94,6 +94,8 @@ enum Product {
 struct Begun {
     job: Job,
     since: UnixNanos,
+    /// What is said and timed of it belongs to the request that it was begun for.
+    span: Span,
 }
 
 struct Finished {
@@ -180,7 +182,15 @@ impl Driver {
 
     /// Serves the pod until it is gone. A pod that a restart found is recovered first, and `recovered` told.
     pub(crate) async fn run(mut self, recovered: Option<oneshot::Sender<()>>) {
-        let span = info_span!("pod", pod.id = self.id.as_str(), pod.name = %self.record.config.identity.name);
+        let identity = &self.record.config.identity;
+        // What nobody asked for. As long as the pod, it is no span for others.
+        let span = info_span!(
+            parent: None,
+            "pod",
+            pod.id = self.id.as_str(),
+            pod.name = identity.name,
+            pod.namespace = identity.namespace,
+        );
         async {
             if let Some(recovered) = recovered {
                 self.recover().await;
@@ -209,13 +219,14 @@ impl Driver {
     async fn joined(&mut self, joined: Result<(task::Id, Finished), task::JoinError>) {
         match joined {
             Ok((task, Finished { job, product })) => {
-                self.running.remove(&task);
-                self.finish(job, product).await;
+                let span = self.running.remove(&task).map_or_else(Span::current, |begun| begun.span);
+                self.finish(job, product).instrument(span.clone()).await;
+                telemetry::end(&span);
             }
             Err(failed) => {
-                let Some(Begun { job, .. }) = self.running.remove(&failed.id()) else { return };
-                error!(?job, error = %failed, "a job ended without a result");
-                self.broken(job).await;
+                let Some(Begun { job, span, .. }) = self.running.remove(&failed.id()) else { return };
+                span.in_scope(|| error!(?job, error = %failed, "a job ended without a result"));
+                self.broken(job).instrument(span).await;
             }
         }
         if !self.gone {
@@ -229,8 +240,14 @@ impl Driver {
             None => return self.update_pod(request, waiter).await,
         };
         match queue::decide(&self.facts(), &ask) {
-            Verdict::Begin => self.begin(request, waiter).await,
+            Verdict::Begin => {
+                let span = self.span_of(&request, &waiter);
+                self.begin(request, waiter).instrument(span).await;
+            }
             Verdict::Join(job) => {
+                if let Some(begun) = self.running.values().find(|begun| begun.job == job) {
+                    waiter.span.follows_from(&begun.span);
+                }
                 if let Request::Stop(id, grace) = &request {
                     self.shorten(id, *grace);
                 }
@@ -347,7 +364,7 @@ impl Driver {
 
     fn answer(&self, waiter: Waiter, answer: Answer) {
         // A client that went away has no use for the answer.
-        let _ = waiter.send(answer);
+        let _ = waiter.answer.send(answer);
     }
 
     fn answer_all(&mut self, job: &Job, answer: &Answer) {
@@ -360,7 +377,22 @@ impl Driver {
         let named = job.clone();
         let work = async move { Finished { job: named, product: work.await } };
         let task = self.work.spawn(self.host.jobs.track_future(work.in_current_span()));
-        self.running.insert(task.id(), Begun { job, since: now() });
+        self.running.insert(task.id(), Begun { job, since: now(), span: Span::current() });
+    }
+
+    /// What is done for a request: part of its trace, and named in every line.
+    fn span_of(&self, request: &Request, waiter: &Waiter) -> Span {
+        let identity = &self.record.config.identity;
+        info_span!(
+            parent: &waiter.span,
+            "pod",
+            otel.name = request.word(),
+            otel.status_code = tracing::field::Empty,
+            otel.status_description = tracing::field::Empty,
+            pod.id = self.id.as_str(),
+            pod.name = identity.name,
+            pod.namespace = identity.namespace,
+        )
     }
 
     fn refused(&self, refusal: Refusal, request: &Request) -> PodError {
@@ -418,7 +450,8 @@ impl Driver {
     }
 
     async fn commit(&self, changes: impl IntoIterator<Item = Change>) -> Result<(), PodError> {
-        self.host.records.commit(changes.into_iter().collect()).await
+        let stage = self.host.sandboxes.stages.begin("store_commit", &[(field::POD_ID, self.id.as_str())]);
+        stage.run(self.host.records.commit(changes.into_iter().collect())).await
     }
 
     /// Forgets what is gone from the host, without waiting for the disk: the records say `Removing`, durably, and

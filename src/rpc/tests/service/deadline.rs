@@ -51,5 +51,9 @@ async fn a_call_that_is_late_ends_with_deadline_exceeded() {
     let version = v1::VersionRequest::default().encode_to_vec();
     let in_time = call(&node, "/runtime.v1.RuntimeService/Version", version, "10S").await;
     assert_eq!(in_time.code(), Code::Ok);
-    assert!(node.metrics.encode().contains(r#"rpc="PullImage",code="DEADLINE_EXCEEDED""#));
+    assert!(
+        node.metrics
+            .encode(telemetry::Exposition::OpenMetrics)
+            .contains(r#"rpc="PullImage",code="DEADLINE_EXCEEDED""#)
+    );
 }

@@ -234,7 +234,7 @@ async fn metrics_count_each_request_by_its_code() {
     let node = start().await;
     node.runtime().version(v1::VersionRequest::default()).await.unwrap();
     node.runtime().run_pod_sandbox(v1::RunPodSandboxRequest::default()).await.unwrap_err();
-    let text = node.metrics.encode();
+    let text = node.metrics.encode(telemetry::Exposition::OpenMetrics);
     for labels in [r#"rpc="Version",code="OK""#, r#"rpc="RunPodSandbox",code="INVALID_ARGUMENT""#] {
         assert!(text.contains(labels), "{labels} is not in {text}");
     }

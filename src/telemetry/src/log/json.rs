@@ -11,6 +11,8 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::plain;
+
 /// The event format. Fixed keys: `timestamp`, `level`, `target`, `span`, `message`; then the fields.
 /// Where a span and something inside it use the same name, the inner one is kept.
 pub(super) struct Flat;
@@ -38,7 +40,8 @@ where
             names.push(span.name());
             let extensions = span.extensions();
             let Some(fields) = extensions.get::<FormattedFields<N>>() else { continue };
-            if let Ok(Value::Object(fields)) = serde_json::from_str(&fields.fields) {
+            if let Ok(Value::Object(mut fields)) = serde_json::from_str(&fields.fields) {
+                fields.retain(|name, _| !name.starts_with(plain::FOREIGN));
                 line.extend(fields);
             }
         }

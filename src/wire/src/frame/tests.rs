@@ -77,11 +77,12 @@ fn frames() -> Vec<Frame> {
         ReplyBody::State(StateReply { pod_init: None, containers: states.to_vec(), more: true }),
         ReplyBody::Done,
     ] {
-        frames.push(Frame::Reply(Reply { seq: u64::MAX, outcome: Ok(body) }));
+        frames.push(Frame::Reply(Reply::new(u64::MAX, Ok(body))));
     }
     let failure =
         Failure { stage: "runtime create".into(), message: "no".into(), kind: FailureKind::Deadline };
-    frames.push(Frame::Reply(Reply { seq: 1, outcome: Err(failure) }));
+    let call = RuntimeCall { command: "create".into(), began_at_ns: 7, took_ns: 9, done: false };
+    frames.push(Frame::Reply(Reply { seq: 1, outcome: Err(failure), runtime: vec![call] }));
     frames.push(Frame::Event(Event::Exited { container: container(), record: record() }));
     frames.push(Frame::Event(Event::ExecExited {
         exec: ExecId::from_bytes([1; 32]),
@@ -121,7 +122,7 @@ fn the_longest_page_of_a_state_fits_and_older_services_and_shims_are_understood(
     let state = ContainerState { container: container(), phase: Phase::Exited(longest) };
     let page = StateReply::page(Some(u32::MAX), std::iter::repeat_n(state.clone(), 1000));
     assert!(page.more && page.containers.len() > 200, "{}", page.containers.len());
-    let page = Frame::Reply(Reply { seq: u64::MAX, outcome: Ok(ReplyBody::State(page)) });
+    let page = Frame::Reply(Reply::new(u64::MAX, Ok(ReplyBody::State(page))));
     assert_eq!(Frame::decode(&page.encode().unwrap()).unwrap(), page);
     assert!(!StateReply::page(None, [state]).more);
 
@@ -144,7 +145,7 @@ fn the_longest_page_of_a_state_fits_and_older_services_and_shims_are_understood(
     assert!(matches!(read.body, Old::State));
     let reply = r#"{"seq":3,"outcome":{"Ok":{"kind":"state","body":{"pod_init":null,"containers":[]}}}}"#;
     let state = ReplyBody::State(StateReply::default());
-    assert_eq!(Frame::decode(&raw(2, reply)).unwrap(), Frame::Reply(Reply { seq: 3, outcome: Ok(state) }));
+    assert_eq!(Frame::decode(&raw(2, reply)).unwrap(), Frame::Reply(Reply::new(3, Ok(state))));
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn fields_and_failure_kinds_of_a_newer_side_are_taken() {
 #[test]
 fn a_frame_over_the_bound_is_not_sent() {
     let failure = Failure { stage: String::new(), message: "x".repeat(200_000), kind: FailureKind::Busy };
-    let frame = Frame::Reply(Reply { seq: 1, outcome: Err(failure) });
+    let frame = Frame::Reply(Reply::new(1, Err(failure)));
     assert!(matches!(frame.encode(), Err(EncodeError::TooLarge(n)) if n > 200_000));
 }
 
