@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance vm-test check bench bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test cluster cluster-down test-k8s conformance vm-test check bench bench-lists bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -24,6 +24,20 @@ test: setup tools host-before build-dev units plugins tidy e2e ## Everything: un
 # A test that would skip because something is not installed fails here: setup has installed it.
 test: export GANTLINE_TESTS_MUST_RUN = 1
 
+cluster: setup build ## Start a Kubernetes cluster of one node on Gantline and say how to use it (root; Go)
+	@e2e/tools/build.sh cluster runc
+	@$(CARGO) build --locked -q -p e2e --bin cluster
+	@$(TARGET)/debug/cluster up
+
+cluster-down: ## Remove that cluster and every trace of it
+	@$(CARGO) build --locked -q -p e2e --bin cluster
+	@$(TARGET)/debug/cluster down
+
+test-k8s: setup build-dev host-before ## Test what Kubernetes makes of Gantline: kubelet, control plane, kubectl (root; Go)
+	@e2e/tools/build.sh cluster runc
+	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test k8s
+	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --test zz_nothing_left
+
 conformance: setup build-dev ## critest whole: runc, crun, over WebSocket, in parallel (root; ten minutes)
 	@e2e/tools/build.sh critest runc
 	@$(CARGO) build --locked -q -p e2e --bin conformance
@@ -39,6 +53,11 @@ bench: setup tools build ## Measure beside containerd with the same parts (root)
 	@e2e/tools/build.sh containerd
 	@$(CARGO) build -q --release -p e2e --bin bench
 	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
+
+bench-lists: setup tools build ## Measure lists of 1,000 and 10,000 containers (root, five minutes); WRITE=docs/performance.md keeps the table
+	@e2e/tools/build.sh runc containerd
+	@$(CARGO) build -q --release -p e2e --bin lists
+	@$(TARGET)/release/lists $(if $(WRITE),--write $(WRITE))
 
 bench-polling: setup tools build ## Measure a kubelet's polling beside containerd (root, ten minutes); WRITE=docs/performance.md keeps the tables
 	@e2e/tools/build.sh runc containerd

@@ -44,6 +44,8 @@ pub struct Config {
     pub cgroup_parent: String,
     /// How long a CNI plugin may take.
     pub plugin_timeout: String,
+    /// More lines for its `[network]` table.
+    pub network: String,
     /// More lines for its `[pods]` table.
     pub pods: String,
     /// More lines for the end of the service's file: whole tables.
@@ -68,6 +70,7 @@ impl Config {
             runtimes: vec![crate::programs::runtime()],
             cgroup_parent: default_parent(machine),
             plugin_timeout: format!("{}s", patient(PLUGIN_MAX).as_secs()),
+            network: String::new(),
             pods: String::new(),
             more: String::new(),
         }
@@ -125,7 +128,7 @@ impl Config {
             .collect();
         let default = self.runtimes.first().map_or("", |(name, _)| name.as_str());
         let Self { root, state, socket, certs, cni_conf, cni_cache, netns, .. } = self;
-        let Self { cgroup_parent, plugin_timeout, pods, more, .. } = self;
+        let Self { cgroup_parent, plugin_timeout, network, pods, more, .. } = self;
         let shim = &programs.shim;
         let driver = if systemd_driver() { "systemd" } else { "cgroupfs" };
         format!(
@@ -142,7 +145,7 @@ bin_dirs = {bins:?}
 cache_dir = {cni_cache:?}
 netns_dir = {netns:?}
 plugin_timeout = {plugin_timeout:?}
-[cgroup]
+{network}[cgroup]
 driver = {driver:?}
 parent = {cgroup_parent:?}
 [pods]

@@ -30,6 +30,7 @@ pub fn runtime() -> &'static Runtime {
 /// Both services of one socket. It reconnects by itself when the service was restarted.
 #[derive(Debug, Clone)]
 pub struct Cri {
+    channel: Channel,
     runtime: RuntimeServiceClient<Channel>,
     image: ImageServiceClient<Channel>,
 }
@@ -54,18 +55,36 @@ macro_rules! calls {
 impl Cri {
     /// A client of the socket; it connects with the first call.
     pub fn new(socket: PathBuf) -> Self {
+        Self::with(socket, |endpoint| endpoint)
+    }
+
+    /// As [`new`](Self::new), with HTTP/2 windows as small as grpc-go's: what a client that does not read is sent.
+    pub fn with_small_windows(socket: PathBuf) -> Self {
+        let bytes = Some(64 * 1024);
+        Self::with(socket, |endpoint| {
+            endpoint.initial_stream_window_size(bytes).initial_connection_window_size(bytes)
+        })
+    }
+
+    fn with(socket: PathBuf, settings: impl FnOnce(Endpoint) -> Endpoint) -> Self {
         let _inside = runtime().enter();
         let connect = move |_: Uri| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         };
-        let channel =
-            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(connect));
+        let endpoint = settings(Endpoint::from_static("http://localhost"));
+        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(connect));
         let max = 16 * 1024 * 1024;
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(max),
-            image: ImageServiceClient::new(channel).max_decoding_message_size(max),
+            image: ImageServiceClient::new(channel.clone()).max_decoding_message_size(max),
+            channel,
         }
+    }
+
+    /// The connection, for clients with a codec of their own.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// The asynchronous client of the runtime service, for streams and for calls to be abandoned.
@@ -81,6 +100,7 @@ impl Cri {
     calls! {
         runtime.version(VersionRequest) -> VersionResponse;
         runtime.status(StatusRequest) -> StatusResponse;
+        runtime.update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
         runtime.runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
         runtime.run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
         runtime.stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;

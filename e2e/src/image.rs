@@ -22,6 +22,8 @@ pub mod media {
     pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
     /// A gzipped layer.
     pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    /// A layer as it is.
+    pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 }
 
 /// `sha256:<hex>` of some bytes.
@@ -70,7 +72,8 @@ impl Image {
 /// Builds an image layer by layer.
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
-    layers: Vec<Vec<u8>>,
+    /// Each as a tar, and whether it is to be gzipped.
+    layers: Vec<(Vec<u8>, bool)>,
     config: Value,
 }
 
@@ -83,13 +86,19 @@ impl Builder {
 
     /// Adds a layer on top.
     pub fn layer(mut self, tree: Tree) -> Self {
-        self.layers.push(tree.tar());
+        self.layers.push((tree.tar(), true));
+        self
+    }
+
+    /// Adds a layer on top that stays uncompressed.
+    pub fn plain_layer(mut self, tree: Tree) -> Self {
+        self.layers.push((tree.tar(), false));
         self
     }
 
     /// The image.
     pub fn build(self) -> Image {
-        let diff_ids: Vec<String> = self.layers.iter().map(|tar| digest(tar)).collect();
+        let diff_ids: Vec<String> = self.layers.iter().map(|(tar, _)| digest(tar)).collect();
         let config = json!({
             "architecture": architecture(), "os": "linux", "created": "2026-01-01T00:00:00Z",
             "config": self.config, "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -99,12 +108,17 @@ impl Builder {
         let mut blobs = BTreeMap::new();
         let mut descriptors = Vec::new();
         let mut layers = Vec::new();
-        for tar in &self.layers {
-            let zipped = gzip(tar);
-            let digest = digest(&zipped);
-            descriptors.push(json!({"mediaType": media::LAYER_GZIP, "digest": digest, "size": zipped.len()}));
+        for ((tar, zip), diff_id) in self.layers.into_iter().zip(&diff_ids) {
+            let (kind, blob, digest) = if zip {
+                let zipped = gzip(&tar);
+                let digest = digest(&zipped);
+                (media::LAYER_GZIP, zipped, digest)
+            } else {
+                (media::LAYER, tar, diff_id.clone())
+            };
+            descriptors.push(json!({"mediaType": kind, "digest": digest, "size": blob.len()}));
             layers.push(digest.clone());
-            blobs.insert(digest, zipped);
+            blobs.insert(digest, blob);
         }
         let id = digest(&config);
         let manifest = json!({

@@ -16,6 +16,7 @@
 //! know the service's inside: it speaks CRI, runs programs, and looks at the kernel.
 
 pub mod bench;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod conformance;
@@ -27,6 +28,7 @@ pub mod image;
 pub mod leftovers;
 pub mod log;
 pub mod machine;
+pub mod many;
 pub mod node;
 pub mod otlp;
 pub mod peer;

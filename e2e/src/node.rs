@@ -398,7 +398,8 @@ impl Node {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn log_tail(&self, lines: usize) -> String {
+    /// The service's last words.
+    pub fn log_tail(&self, lines: usize) -> String {
         let log = self.service_log();
         let all: Vec<&str> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")

@@ -24,7 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("model", &[]),
     ("api", &[]),
-    ("e2e", &["api"]),
+    ("e2e", &["api", "store"]),
 ];
 
 /// What the shim must never link: it is one small process a pod.

@@ -3,6 +3,7 @@
 # script, into <cargo target dir>/tools. What is up to date is skipped.
 #
 #   e2e/tools/build.sh crictl critest runc containerd cni-plugins
+#   e2e/tools/build.sh cluster                  # kubelet, the control plane, kubectl, etcd, CoreDNS, agnhost
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -61,6 +62,15 @@ compile() {
     echo "$stamp" >"$out/$program.stamp"
 }
 
+# kubernetes PROGRAM [PACKAGE]: one program of Kubernetes, which says its version as a release's does.
+kubernetes() {
+    version=$(sed -n 's/^require k8s.io\/kubernetes //p; s/^\tk8s.io\/kubernetes \(v[^ ]*\).*/\1/p' "$here/kubernetes/go.mod" | head -n 1)
+    minor=${version#v1.}
+    of=k8s.io/component-base/version
+    CGO_ENABLED=0 build kubernetes "$1" "k8s.io/kubernetes/${2:-cmd/$1}" -ldflags \
+        "-s -w -X $of.gitVersion=$version -X $of.gitMajor=1 -X $of.gitMinor=${minor%%.*} -X $of.gitTreeState=clean"
+}
+
 for tool in "$@"; do
     case $tool in
     crictl)
@@ -91,8 +101,16 @@ for tool in "$@"; do
                 github.com/containernetworking/plugins/plugins/$plugin -ldflags '-s -w'
         done
         ;;
+    cluster)
+        CGO_ENABLED=0 build etcd etcd go.etcd.io/etcd/server/v3 -ldflags '-s -w'
+        for program in kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl; do
+            kubernetes $program
+        done
+        CGO_ENABLED=0 build coredns coredns . -ldflags '-s -w'
+        kubernetes agnhost test/images/agnhost
+        ;;
     *)
-        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins" >&2
+        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins cluster" >&2
         exit 2
         ;;
     esac

@@ -13,6 +13,7 @@ use rpc::{
     Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingConfig,
     StreamingServer, TlsFiles,
 };
+use serde_json::json;
 use shim_client::LocalShims;
 use telemetry::{Metrics, Stages};
 use tokio::net::UnixListener;
@@ -24,6 +25,7 @@ use crate::config::value::{CgroupDriver, ImageDefinedVolumes, IpPreference, Unse
 use crate::config::{Config, reference};
 use crate::counted::Counted;
 use crate::drain::Drain;
+use crate::health;
 use crate::lock::{LockError, RootLock};
 use crate::runtimes::{self, Runtimes, RuntimesError};
 use crate::{notify, socket};
@@ -345,13 +347,7 @@ fn slice_path(slice: &str) -> String {
 fn conditions(pods: &Pods, network: &Arc<dyn PodNetwork>) -> TellConditions {
     let (pods, network) = (pods.clone(), Arc::clone(network));
     Arc::new(move || Conditions {
-        runtime: match pods.is_recovered() {
-            true => Condition::Ready,
-            false => Condition::NotReady {
-                reason: "Recovering".to_owned(),
-                message: "pods of the last run are being taken over".to_owned(),
-            },
-        },
+        runtime: health::condition(pods.is_recovered(), pods.health()),
         network: match network.status() {
             NetworkStatus::Ready => Condition::Ready,
             NetworkStatus::NotReady { reason, message } => {
@@ -372,19 +368,29 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>, conditions: 
         user_namespaces: handler.user_namespaces,
     });
     let handlers = handlers.collect();
+    let programs = pods.config().handlers.iter().map(|(name, handler)| (name.clone(), json!(handler.binary)));
+    let programs = serde_json::Value::Object(programs.collect());
     let settings = reference::flat(config);
     let (described, told) = (Arc::clone(&network), network);
+    let probed = pods.clone();
     rpc::Node {
         version: VERSION.to_owned(),
         handlers,
         conditions: Box::new(move || conditions()),
         describe: Box::new(move || {
-            let mut described = match described.describe() {
+            let mut entries = match described.describe() {
                 serde_json::Value::Object(entries) => entries.into_iter().collect(),
                 other => BTreeMap::from([("cni".to_owned(), other)]),
             };
-            described.insert("config".to_owned(), settings.clone());
-            described
+            entries.insert("config".to_owned(), settings.clone());
+            entries.insert(
+                "build".to_owned(),
+                json!({ "version": VERSION, "architecture": std::env::consts::ARCH }),
+            );
+            entries.insert("handlers".to_owned(), programs.clone());
+            entries.insert("recovery".to_owned(), json!({ "done": probed.is_recovered() }));
+            entries.insert("probe".to_owned(), health::describe(probed.health()));
+            entries
         }),
         set_pod_cidr: Box::new(move |cidr| told.reconfigure(cidr).map_err(NodeError::new)),
     }

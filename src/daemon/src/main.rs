@@ -13,6 +13,7 @@ mod counted;
 mod drain;
 mod exit;
 mod flags;
+mod health;
 mod jobs;
 mod lock;
 mod notify;

@@ -44,7 +44,7 @@ pub use manifest::ManifestError;
 pub use progress::{LayerSink, LayerStage, Progress, ProgressSink};
 pub use pull::{PullError, PullFailure, PullRequest};
 pub use registry::{ProxyConfig, RegistryError};
-pub use snapshot::{Mapped, Overlay, SnapshotError, Snapshots, Usage};
+pub use snapshot::{Mapped, Overlay, Seen, SnapshotError, Snapshots, Usage};
 pub use stack::StackError;
 pub use store::CommitSink;
 pub use unpack::{ExtractError, TarError, UnpackError};

@@ -29,6 +29,25 @@ pub fn capacity(path: &Path) -> Result<Capacity, SysError> {
     Ok(Capacity { bytes, bytes_available, inodes: stat.f_files, inodes_free: stat.f_ffree })
 }
 
+/// What is left of a file system for those who may not use its administrator's reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes; `u64::MAX` where there is no such bound.
+    pub inodes: u64,
+}
+
+/// What is left of the file system that a path is on.
+///
+/// # Errors
+/// statvfs(3).
+pub fn free(path: &Path) -> Result<Free, SysError> {
+    let stat = rustix::fs::statvfs(path).map_err(|e| SysError::path("statvfs", path, e))?;
+    let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+    Ok(Free { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
+}
+
 /// A block device by its numbers: `/dev/vda`; `None` where the kernel has none of these numbers.
 pub fn device_name(major: u32, minor: u32) -> Option<String> {
     let uevent = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).ok()?;

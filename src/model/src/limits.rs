@@ -30,6 +30,11 @@ pub const STREAM_TOKEN_DEFAULT: Duration = Duration::from_secs(60);
 pub const STREAM_SESSIONS_DEFAULT: usize = 512;
 /// Requests that may wait for one pod's driver.
 pub const POD_QUEUE_MAX: usize = 256;
+/// What the file systems of the root and state directories must have left for the node to count as ready, bytes: room
+/// for records, exit records and what clearing away takes.
+pub const DISK_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+/// And inodes.
+pub const DISK_RESERVE_INODES: u64 = 256;
 /// Container events that one subscriber may lag behind.
 pub const EVENTS_PER_SUBSCRIBER_MAX: usize = 1024;
 /// cgroups whose files stay open between readings of statistics; beyond, each reading opens them.

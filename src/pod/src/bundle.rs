@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Image, Images, Mapped, Snapshots};
+use image::{Image, Images, Mapped, Seen, Snapshots};
 use kernel::cgroup::Group;
 use kernel::{SysError, durable};
 use model::{
@@ -69,6 +69,19 @@ pub(crate) struct Input {
     pub(crate) image: Arc<Image>,
     /// The images that it mounts.
     pub(crate) image_volumes: image_volumes::Wanted,
+}
+
+/// What a specification names that is there already.
+struct Ready<'a> {
+    rootfs: &'a Path,
+    /// The container's, with the node's own profile where it has one.
+    config: &'a Arc<ContainerConfig>,
+    facts: &'a HostFacts,
+    /// The SELinux label of its mounts.
+    label: Option<&'a str>,
+    edits: &'a [cdi::ContainerEdits],
+    image_volumes: &'a BTreeMap<usize, PathBuf>,
+    volumes: &'a [DefinedVolume],
 }
 
 /// What came of it.
@@ -291,40 +304,46 @@ impl Builder {
         let pin = PodPaths::new(&self.config, &input.pod).user();
         let own_user = input.pod_config.security.namespaces.own_user();
         let user = own_user.map(|ids| Mapped { namespace: &pin, ids });
+        let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
+        let facts = self.facts.renewed();
+        let config = &self.with_node_profile(&input.record.config);
+        let label = spec::mount_label(&input.pod, &input.pod_config, config, &facts).map_err(refused)?;
+        let seen = Seen { user, label: label.as_deref() };
         let edits = cdi::edits(&self.cdi, &input.record.config);
         let edits = edits.map_err(|e| step("find the CDI devices")(Cause::new(e)))?;
         let image_volumes =
-            self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, user)?;
+            self.volumes.mount(&input.pod, &input.record.config, &input.image_volumes, seen)?;
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
         self.stages.begin("snapshot", &[(field::CONTAINER_ID, container.as_str())]).run_blocking(|| {
-            let prepared = self.snapshots.prepare(container, &input.image, &rootfs, user);
+            let prepared = self.snapshots.prepare(container, &input.image, &rootfs, seen);
             prepared.map_err(|e| step("make the root filesystem")(Cause::new(e)))
         })?;
         let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
+        let ready = Ready {
+            rootfs: &rootfs,
+            config,
+            facts: &facts,
+            label: label.as_deref(),
+            edits: &edits,
+            image_volumes: &image_volumes,
+            volumes: &volumes,
+        };
         self.stages
             .begin("spec", &[(field::CONTAINER_ID, container.as_str())])
-            .run_blocking(|| self.write_spec(input, &bundle, &edits, &image_volumes, &volumes))
+            .run_blocking(|| self.write_spec(input, &ready))
     }
 
     /// Writes the bundle's config.json.
-    fn write_spec(
-        &self,
-        input: &Input,
-        bundle: &Path,
-        edits: &[cdi::ContainerEdits],
-        image_volumes: &BTreeMap<usize, PathBuf>,
-        volumes: &[DefinedVolume],
-    ) -> Result<Bundle, PodError> {
+    fn write_spec(&self, input: &Input, ready: &Ready<'_>) -> Result<Bundle, PodError> {
+        let &Ready { rootfs, config, facts, label, edits, image_volumes, volumes } = ready;
         let container = &input.container;
         let step = |step: &'static str| {
             move |source: Cause| PodError::ContainerStep { step, container: container.clone(), source }
         };
-        let rootfs = bundle.join("rootfs");
         let refused = |error: spec::SpecError| step("write the specification")(Cause::new(error));
-        let config = &self.with_node_profile(&input.record.config);
         let mut user =
-            spec::resolve_user(&rootfs, &config.security, &input.image.config.user).map_err(refused)?;
+            spec::resolve_user(rootfs, &config.security, &input.image.config.user).map_err(refused)?;
         let mut look = self.host_paths.look();
         let must_exist = &self.config.defaults.absent_mount_sources_to_reject;
         let mounts = prepare::mounts(&mut look, config, image_volumes, must_exist).map_err(refused)?;
@@ -361,7 +380,7 @@ impl Builder {
                 working_dir: image.working_dir.clone(),
             },
             user: &user,
-            rootfs: &rootfs,
+            rootfs,
             hostname: &sandbox::hostname(&input.pod, &input.pod_config),
             files: &files,
             namespaces: &self.namespaces(input),
@@ -371,7 +390,7 @@ impl Builder {
             injection: &injection,
             seccomp_localhost: seccomp.as_deref(),
             cgroups_path: &cgroups_path,
-            host: &self.facts.renewed(),
+            host: facts,
             handler: input.handler,
             all_devices: privileged && input.privileged_devices != PrivilegedDevices::None,
             cgroup_writable: input.cgroup_writable,
@@ -379,12 +398,12 @@ impl Builder {
         })
         .map_err(refused)?;
         prepare::make_missing(&mut look, &mounts).map_err(refused)?;
-        if let Some(label) = &spec.linux.mount_label {
+        if let Some(label) = label {
             spec::relabel::relabel(config, &mounts, &files, label).map_err(refused)?;
         }
         let bytes = serde_json::to_vec(&spec).map_err(|e| step("write the specification")(Cause::host(e)))?;
         // Not synced: a reboot ends every container, and takes the bundles with it.
-        durable::replace(&bundle.join("config.json"), &bytes, 0o600)
+        durable::replace(&self.config.bundle(container).join("config.json"), &bytes, 0o600)
             .map_err(|e| step("write the specification")(Cause::host(e)))?;
         let groups: BTreeSet<u32> =
             [user.gid].into_iter().chain(user.additional_gids.iter().copied()).collect();

@@ -1,12 +1,18 @@
 //! What happened to containers and pods, for those who want to hear (CRI GetContainerEvents).
 //!
-//! An event is sent after its state is durable and published, and before the call that caused it answers.
-//! Each subscriber has a bounded ring: one that falls behind loses its subscription, and nobody waits.
+//! An event is sent after its state is durable and published, and before the call that caused it answers. The last
+//! ones are in one ring, in which each subscriber has a place: one that falls behind by the ring's length loses its
+//! subscription, and nobody waits.
+//!
+//! What the recovery finds out happened while nobody could listen (a container died while the service was down), so
+//! every subscription of the first minutes begins with it (ADR 120).
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use kernel::clock::now;
 use model::limits::{EVENTS_KEPT_MAX, EVENTS_PER_SUBSCRIBER_MAX};
 use model::{PodIdentity, UnixNanos};
 use tokio::sync::broadcast;
@@ -33,7 +39,7 @@ pub struct Event {
     pub subject: String,
     /// What happened.
     pub kind: EventKind,
-    /// When.
+    /// When: that of [`PodView::at`].
     pub at: UnixNanos,
     /// The pod and its containers, from one moment, with the change in it.
     pub view: Arc<PodView>,
@@ -87,35 +93,104 @@ impl From<&Event> for PastEvent {
     }
 }
 
+/// How long after the recovery a subscription begins with what that found: clients that lost their service are back
+/// by then, or list anew.
+const RECOVERY_TOLD: Duration = Duration::from_secs(5 * 60);
+
 /// Where events come from and go to.
 #[derive(Clone, Debug)]
 pub struct Events {
     sender: broadcast::Sender<Arc<Event>>,
-    past: Arc<Mutex<VecDeque<PastEvent>>>,
+    told: Arc<Mutex<Told>>,
     overflows: Arc<AtomicU64>,
+}
+
+/// What was sent already.
+#[derive(Debug)]
+struct Told {
+    past: VecDeque<PastEvent>,
+    /// When this service came: pods that are older were recovered.
+    opened_at: UnixNanos,
+    recovered: Recovered,
+}
+
+/// What happened to recovered pods before anyone subscribed.
+#[derive(Debug)]
+enum Recovered {
+    /// Nobody has subscribed yet.
+    Unheard(Vec<Arc<Event>>),
+    /// Somebody has.
+    Heard(Vec<Arc<Event>>),
+    /// It is more than a subscriber may lag behind: the first one is told to list.
+    TooMuch,
+    /// It is told no more.
+    Past,
 }
 
 /// One reader's place in the stream.
 #[derive(Debug)]
 pub struct Subscription {
-    receiver: broadcast::Receiver<Arc<Event>>,
+    /// What comes before everything else.
+    first: VecDeque<Arc<Event>>,
+    behind: bool,
+    next: broadcast::Receiver<Arc<Event>>,
     overflows: Arc<AtomicU64>,
 }
 
 impl Default for Events {
     fn default() -> Self {
+        let told =
+            Told { past: VecDeque::new(), opened_at: now(), recovered: Recovered::Unheard(Vec::new()) };
         Self {
             sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX),
-            past: Arc::default(),
+            told: Arc::new(Mutex::new(told)),
             overflows: Arc::default(),
         }
     }
 }
 
+impl Recovered {
+    fn keep(&mut self, event: &Arc<Event>) {
+        let Self::Unheard(events) = self else { return };
+        if events.len() < EVENTS_PER_SUBSCRIBER_MAX {
+            events.push(Arc::clone(event));
+        } else {
+            *self = Self::TooMuch;
+        }
+    }
+
+    /// What a subscription begins with, and whether it has fallen behind already.
+    fn begin(&mut self) -> (VecDeque<Arc<Event>>, bool) {
+        if let Self::Unheard(events) = self {
+            *self = Self::Heard(std::mem::take(events));
+        }
+        match self {
+            Self::Heard(events) => (events.iter().cloned().collect(), false),
+            Self::TooMuch => {
+                *self = Self::Past;
+                (VecDeque::new(), true)
+            }
+            Self::Unheard(_) | Self::Past => (VecDeque::new(), false),
+        }
+    }
+}
+
 impl Events {
-    /// Hears everything from now on.
+    /// Hears everything from now on, and before that what happened to recovered pods while nobody listened, where that
+    /// is not long ago.
     pub fn subscribe(&self) -> Subscription {
-        Subscription { receiver: self.sender.subscribe(), overflows: Arc::clone(&self.overflows) }
+        let mut told = self.told();
+        let (first, behind) = told.recovered.begin();
+        self.subscription(first, behind)
+    }
+
+    /// Hears everything from now on.
+    pub fn news(&self) -> Subscription {
+        self.subscription(VecDeque::new(), false)
+    }
+
+    fn subscription(&self, first: VecDeque<Arc<Event>>, behind: bool) -> Subscription {
+        Subscription { first, behind, next: self.sender.subscribe(), overflows: Arc::clone(&self.overflows) }
     }
 
     /// How many subscriptions ended because their reader fell behind.
@@ -129,24 +204,34 @@ impl Events {
     }
 
     pub(crate) fn send(&self, event: Event) {
-        // Both under one lock: who asks for the past and what follows sees each event once.
-        let mut past = self.past();
-        if past.len() == EVENTS_KEPT_MAX {
-            past.pop_front();
+        // All under one lock: who asks for the past and what follows sees each event once.
+        let mut told = self.told();
+        if told.past.len() == EVENTS_KEPT_MAX {
+            told.past.pop_front();
         }
-        past.push_back(PastEvent::from(&event));
+        told.past.push_back(PastEvent::from(&event));
+        let event = Arc::new(event);
+        if event.view.pod.created_at < told.opened_at {
+            told.recovered.keep(&event);
+        }
         // No subscriber is no fault.
-        let _ = self.sender.send(Arc::new(event));
+        let _ = self.sender.send(event);
+    }
+
+    /// Tells what the recovery found for a while yet, and returns when that is over.
+    pub(crate) async fn recovered(&self) {
+        tokio::time::sleep(RECOVERY_TOLD).await;
+        self.told().recovered = Recovered::Past;
     }
 
     /// What happened last, the oldest first, and everything from now on: nothing is missed or told twice between.
     pub fn past_and_future(&self) -> (Vec<PastEvent>, Subscription) {
-        let past = self.past();
-        (past.iter().cloned().collect(), self.subscribe())
+        let told = self.told();
+        (told.past.iter().cloned().collect(), self.news())
     }
 
-    fn past(&self) -> MutexGuard<'_, VecDeque<PastEvent>> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,7 +241,14 @@ impl Subscription {
     /// # Errors
     /// [`NoMoreEvents`]: the subscription is over.
     pub async fn next(&mut self) -> Result<Arc<Event>, NoMoreEvents> {
-        self.receiver.recv().await.map_err(|error| match error {
+        if std::mem::take(&mut self.behind) {
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+            return Err(NoMoreEvents::FellBehind);
+        }
+        if let Some(event) = self.first.pop_front() {
+            return Ok(event);
+        }
+        self.next.recv().await.map_err(|error| match error {
             broadcast::error::RecvError::Lagged(_) => {
                 self.overflows.fetch_add(1, Ordering::Relaxed);
                 NoMoreEvents::FellBehind
@@ -165,3 +257,6 @@ impl Subscription {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use image::{Image, Images, Mapped, Snapshots};
+use image::{Image, Images, Seen, Snapshots};
 use kernel::rooted;
 use model::{ContainerConfig, ImageId, MountSource, PodId};
 
@@ -51,8 +51,9 @@ impl ImageVolumes {
         Self { snapshots, config, making: Mutex::new(()) }
     }
 
-    /// Makes the views that a container wants, with the ids of the pod's own user namespace where it has one, and finds its sub paths in them: the sources of its image mounts. Views
-    /// that were made stay with the pod, also where this fails.
+    /// Makes the views that a container wants and finds its sub paths in them: the sources of its image mounts. All
+    /// containers of a pod see them as the first that wanted them. Views that were made stay with the pod, also where
+    /// this fails.
     ///
     /// # Errors
     /// A view that cannot be mounted, or a sub path that is no directory of the image, with the kubelet's word.
@@ -61,7 +62,7 @@ impl ImageVolumes {
         pod: &PodId,
         container: &ContainerConfig,
         wanted: &Wanted,
-        user: Option<Mapped<'_>>,
+        seen: Seen<'_>,
     ) -> Result<BTreeMap<usize, PathBuf>, PodError> {
         let mut sources = BTreeMap::new();
         for (n, image) in wanted {
@@ -73,7 +74,7 @@ impl ImageVolumes {
             let view = self.target(pod, &image.id);
             let made = {
                 let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-                self.snapshots.view(&key(pod, &image.id), image, &view, user)
+                self.snapshots.view(&key(pod, &image.id), image, &view, seen)
             };
             let refused = |part, why| PodError::ImageVolume { mount: *n, part, why };
             made.map_err(|error| refused("image", model::chain(&error)))?;

@@ -1,81 +1,125 @@
 //! Who is where: pods by id and identity, containers by id, and prefixes of either.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use model::{ContainerId, PodId, PodIdentity};
 
 use crate::driver::Handle;
 use crate::error::PodError;
+use crate::state::PodView;
 
 /// The pods and containers of this node. Shared by [`crate::Pods`] and the drivers.
 #[derive(Clone, Default)]
-pub(crate) struct Index(Arc<Mutex<Tables>>);
+pub(crate) struct Index {
+    tables: Arc<Mutex<Tables>>,
+    /// Held for reading while one pod's view changes, for writing while all are looked at: a list is a state that the
+    /// node once was in.
+    views: Arc<RwLock<()>>,
+}
 
 #[derive(Default)]
 struct Tables {
-    pods: BTreeMap<PodId, Handle>,
+    pods: BTreeMap<PodId, Entry>,
     identities: HashMap<PodIdentity, PodId>,
     containers: BTreeMap<ContainerId, PodId>,
+}
+
+/// A pod, and what else the tables have of it: it is forgotten without a look at all the others.
+struct Entry {
+    handle: Handle,
+    identity: Option<PodIdentity>,
+    containers: BTreeSet<ContainerId>,
+}
+
+impl Entry {
+    fn new(handle: Handle, identity: Option<PodIdentity>) -> Self {
+        Self { handle, identity, containers: BTreeSet::new() }
+    }
 }
 
 impl Index {
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // No code panics while it holds this lock; a poisoned one is as good as a whole one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what others see of one pod.
+    pub(crate) fn publish(&self, change: impl FnOnce()) {
+        let _nobody_lists = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        change();
+    }
+
+    /// What is to be seen of every pod, all from one moment.
+    pub(crate) fn views(&self) -> Vec<Arc<PodView>> {
+        let _nobody_changes = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        self.tables().pods.values().map(|entry| entry.handle.view()).collect()
     }
 
     /// The pod that has this identity; where none has it, the one that `make` makes takes it.
     pub(crate) fn claim(&self, identity: &PodIdentity, make: impl FnOnce() -> (PodId, Handle)) -> Handle {
         let mut tables = self.tables();
-        if let Some(handle) = tables.identities.get(identity).and_then(|id| tables.pods.get(id)) {
-            return handle.clone();
+        if let Some(entry) = tables.identities.get(identity).and_then(|id| tables.pods.get(id)) {
+            return entry.handle.clone();
         }
         let (id, handle) = make();
         tables.identities.insert(identity.clone(), id.clone());
-        tables.pods.insert(id, handle.clone());
+        tables.pods.insert(id, Entry::new(handle.clone(), Some(identity.clone())));
         handle
     }
 
     /// Enters a pod that a restart found, and its identity where that is still its own.
     pub(crate) fn enter(&self, id: PodId, identity: Option<PodIdentity>, handle: Handle) {
         let mut tables = self.tables();
-        if let Some(identity) = identity {
-            tables.identities.insert(identity, id.clone());
+        if let Some(identity) = &identity {
+            tables.identities.insert(identity.clone(), id.clone());
         }
-        tables.pods.insert(id, handle);
+        tables.pods.insert(id, Entry::new(handle, identity));
     }
 
-    /// Enters a container, from when others may see it.
+    /// Enters a container of a pod that is here, from when others may see it.
     pub(crate) fn enter_container(&self, id: ContainerId, pod: PodId) {
-        self.tables().containers.insert(id, pod);
+        let mut tables = self.tables();
+        let Some(entry) = tables.pods.get_mut(&pod) else { return };
+        entry.containers.insert(id.clone());
+        tables.containers.insert(id, pod);
     }
 
     pub(crate) fn forget_container(&self, id: &ContainerId) {
-        self.tables().containers.remove(id);
+        let mut tables = self.tables();
+        let pod = tables.containers.remove(id);
+        if let Some(entry) = pod.and_then(|pod| tables.pods.get_mut(&pod)) {
+            entry.containers.remove(id);
+        }
     }
 
-    /// Forgets a pod, its identity and its containers.
+    /// Forgets a pod, its identity where that is still its own, and its containers.
     pub(crate) fn forget(&self, id: &PodId) {
         let mut tables = self.tables();
-        tables.pods.remove(id);
-        tables.identities.retain(|_, owner| owner != id);
-        tables.containers.retain(|_, pod| pod != id);
+        let Some(Entry { identity, containers, .. }) = tables.pods.remove(id) else { return };
+        if let Some(identity) = identity
+            && tables.identities.get(&identity) == Some(id)
+        {
+            tables.identities.remove(&identity);
+        }
+        for container in &containers {
+            tables.containers.remove(container);
+        }
     }
 
     /// Every pod.
     pub(crate) fn pods(&self) -> Vec<Handle> {
-        self.tables().pods.values().cloned().collect()
+        self.tables().pods.values().map(|entry| entry.handle.clone()).collect()
     }
 
     /// The pod that an id or a unique prefix means.
     pub(crate) fn pod(&self, id: &str) -> Result<Handle, PodError> {
         let tables = self.tables();
-        let (_, handle) = by_prefix(&tables.pods, "pod sandbox", id)?
+        let (_, entry) = by_prefix(&tables.pods, "pod sandbox", id)?
             .ok_or_else(|| PodError::PodNotFound(id.to_owned()))?;
-        Ok(handle.clone())
+        Ok(entry.handle.clone())
     }
 
     /// The container that an id or a unique prefix means, and its pod.
@@ -83,8 +127,8 @@ impl Index {
         let tables = self.tables();
         let not_found = || PodError::ContainerNotFound(id.to_owned());
         let (container, pod) = by_prefix(&tables.containers, "container", id)?.ok_or_else(not_found)?;
-        let handle = tables.pods.get(pod).ok_or_else(not_found)?;
-        Ok((container.clone(), handle.clone()))
+        let entry = tables.pods.get(pod).ok_or_else(not_found)?;
+        Ok((container.clone(), entry.handle.clone()))
     }
 }
 

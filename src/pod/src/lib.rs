@@ -23,6 +23,7 @@ mod info;
 mod meter;
 mod overview;
 mod pods;
+mod probe;
 mod queue;
 mod records;
 mod resize;
@@ -44,5 +45,8 @@ pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};
 pub use host_paths::serve as serve_host_paths;
 pub use overview::{Overview, Recovery};
 pub use pods::{Pods, Rooms};
-pub use state::{ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User};
+pub use probe::{Failing, Health, Part};
+pub use state::{
+    ContainerInView, ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User,
+};
 pub use story::{Doing, Story, Trouble};

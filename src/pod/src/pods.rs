@@ -28,10 +28,11 @@ use crate::host;
 use crate::index::Index;
 use crate::meter::Meter;
 use crate::overview::Recovery;
+use crate::probe::{self, Prober};
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
 use crate::spec;
-use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
+use crate::state::{ContainerInView, ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::story::Troubles;
 use crate::sweep;
 use crate::usage;
@@ -102,6 +103,7 @@ impl Pods {
             index: Index::default(),
             jobs: TaskTracker::new(),
             meter: Meter::default(),
+            prober: Prober::default(),
             log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
             exits: rooms.metrics.node.container_exits.clone(),
             failures: rooms.metrics.node.failures.clone(),
@@ -112,6 +114,7 @@ impl Pods {
         let pods = Self { host: Arc::clone(&host), recovered, filters: Filters::default() };
         let waits = enter_found(&host, found.pods, found.containers);
         usage::keep_sampling(&host);
+        probe::keep_probing(&host);
         tokio::spawn(async move {
             let began = Instant::now();
             let count = waits.len();
@@ -124,7 +127,11 @@ impl Pods {
             // Set once, here.
             let _ = host.recovery.set(Recovery { pods: count, took });
             info!(pods = count, elapsed_ms = began.elapsed().as_millis(), "recovered");
+            // What is awaited below holds no pod.
+            let events = host.events.clone();
+            drop(host);
             done.send_replace(true);
+            events.recovered().await;
         });
         Ok(pods)
     }
@@ -230,9 +237,10 @@ impl Pods {
         if visible(&view) { Ok(view) } else { Err(PodError::PodNotFound(id.to_owned())) }
     }
 
-    /// Every pod with its containers, by creation, then id.
+    /// Every pod with its containers, by creation, then id, all from one moment.
     pub fn list(&self) -> Vec<Arc<PodView>> {
-        let mut views: Vec<_> = self.host.index.pods().iter().map(Handle::view).filter(visible).collect();
+        let mut views = self.host.index.views();
+        views.retain(visible);
         views.sort_by(|a, b| (a.pod.created_at, &a.pod.id).cmp(&(b.pod.created_at, &b.pod.id)));
         views
     }
@@ -241,10 +249,10 @@ impl Pods {
     ///
     /// # Errors
     /// An id that no container or more than one has.
-    pub fn container(&self, id: &str) -> Result<ContainerStatus, PodError> {
+    pub fn container(&self, id: &str) -> Result<ContainerInView, PodError> {
         let (container, handle) = self.host.index.container(id)?;
-        let view = handle.view();
-        view.container(&container).cloned().ok_or_else(|| PodError::ContainerNotFound(id.to_owned()))
+        let found = ContainerInView::of(handle.view(), &container);
+        found.ok_or_else(|| PodError::ContainerNotFound(id.to_owned()))
     }
 
     /// A container, and the view that it is in.
@@ -279,10 +287,9 @@ impl Pods {
         Ok((status, shim, handle.view().pod.handler.clone()))
     }
 
-    /// Every container, by creation, then id.
-    pub fn list_containers(&self) -> Vec<ContainerStatus> {
-        let views = self.host.index.pods();
-        let mut all: Vec<_> = views.iter().flat_map(|handle| handle.view().containers.clone()).collect();
+    /// Every container, by creation, then id, all from one moment.
+    pub fn list_containers(&self) -> Vec<ContainerInView> {
+        let mut all: Vec<_> = self.host.index.views().iter().flat_map(ContainerInView::all).collect();
         all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         all
     }
@@ -368,9 +375,14 @@ impl Pods {
         handle.ask(Request::UpdatePod { overhead, resources }).await.ok_or_else(gone)?.map(drop)
     }
 
-    /// Hears what happens from now on.
+    /// Hears what happens from now on, and before that what happened to recovered pods while nobody listened.
     pub fn events(&self) -> Subscription {
         self.host.events.subscribe()
+    }
+
+    /// Hears what happens from now on.
+    pub fn news(&self) -> Subscription {
+        self.host.events.news()
     }
 
     /// What happened last, and what happens from now on.

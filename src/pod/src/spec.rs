@@ -200,6 +200,19 @@ pub fn check_request(
         .try_for_each(|(n, mount)| mounts::check(pod, &format!("mounts[{n}]"), mount, host, handler))
 }
 
+/// The SELinux label of all that is mounted for a container, its root filesystem included; `None` where it has none.
+///
+/// # Errors
+/// A part of the label that was asked for is none.
+pub fn mount_label(
+    pod_id: &PodId,
+    pod: &PodConfig,
+    container: &ContainerConfig,
+    host: &HostFacts,
+) -> Result<Option<String>, SpecError> {
+    Ok(security::labels(pod_id, pod, container, host)?.map(|labels| labels.mount))
+}
+
 /// The specification of a container.
 ///
 /// # Errors
@@ -229,7 +242,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<oci::Spec, SpecError> {
             rootfs_propagation,
             masked_paths,
             readonly_paths,
-            mount_label: security::labels(input)?.map(|labels| labels.mount),
+            mount_label: input.labels()?.map(|labels| labels.mount),
         },
     };
     input.injection.apply(&mut spec);

@@ -12,6 +12,7 @@
 //! its right touches the host, so that a restart knows what to finish or undo.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -204,11 +205,42 @@ pub struct PodView {
     pub containers: Vec<ContainerStatus>,
     /// Rises with each change of this pod.
     pub revision: u64,
+    /// When it became so: later than every earlier revision, whatever the clock does.
+    pub at: UnixNanos,
 }
 
 impl PodView {
     /// One of its containers.
     pub fn container(&self, id: &ContainerId) -> Option<&ContainerStatus> {
         self.containers.iter().find(|container| container.id == *id)
+    }
+}
+
+/// A container where it was found: in a view of its pod, which is shared and not copied.
+#[derive(Clone, Debug)]
+pub struct ContainerInView {
+    view: Arc<PodView>,
+    place: usize,
+}
+
+impl ContainerInView {
+    /// Every container of a pod.
+    pub fn all(view: &Arc<PodView>) -> impl Iterator<Item = Self> {
+        (0..view.containers.len()).map(|place| Self { view: Arc::clone(view), place })
+    }
+
+    /// One container of a pod.
+    pub fn of(view: Arc<PodView>, id: &ContainerId) -> Option<Self> {
+        let place = view.containers.iter().position(|container| container.id == *id)?;
+        Some(Self { view, place })
+    }
+}
+
+impl Deref for ContainerInView {
+    type Target = ContainerStatus;
+
+    fn deref(&self) -> &ContainerStatus {
+        // `place` was found in this very view, which nobody can change.
+        &self.view.containers[self.place]
     }
 }

@@ -19,7 +19,7 @@ use crate::Pods;
 use crate::cgroups;
 use crate::driver::{Handle, Host};
 use crate::meter::{Measured, SAMPLE_PERIOD};
-use crate::state::{ContainerPhase, ContainerStatus, PodPhase, PodView};
+use crate::state::{ContainerInView, ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::stats::{
     ContainerMetrics, ContainerStats, Disk, GroupMetrics, LayerUsage, Metrics, NetworkUsage, PodMetrics,
     PodStats, Processes, Usage,
@@ -34,7 +34,7 @@ const SPREAD_ITEMS_MIN: usize = 8;
 
 impl Pods {
     /// What these containers use now, in their order.
-    pub async fn container_stats(&self, containers: Vec<ContainerStatus>) -> Vec<ContainerStats> {
+    pub async fn container_stats(&self, containers: Vec<ContainerInView>) -> Vec<ContainerStats> {
         // Files of cgroups are read, which blocks.
         self.blocking(move |host| containers.iter().map(|status| container(host, status)).collect()).await
     }

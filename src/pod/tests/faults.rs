@@ -52,8 +52,8 @@ fn a_pod_and_its_container_live_and_go() {
         assert_eq!(model::Classify::kind(&again), ErrorKind::WrongState);
 
         node.shims.exit(&pod, &container, 3);
-        let exited = node::until(|| match pods.container(container.as_str()).unwrap().phase {
-            ContainerPhase::Exited(exit) => Some(exit),
+        let exited = node::until(|| match &pods.container(container.as_str()).unwrap().phase {
+            ContainerPhase::Exited(exit) => Some(exit.clone()),
             _ => None,
         })
         .await;
@@ -151,8 +151,8 @@ fn a_dead_shim_ends_its_pod() {
         let status = pods.container(container.as_str()).unwrap();
         assert!(matches!(status.phase, ContainerPhase::Running { .. }), "a lost connection is no death");
         node.shims.crash(&pod);
-        let exit = node::until(|| match pods.container(container.as_str()).unwrap().phase {
-            ContainerPhase::Exited(exit) => Some(exit),
+        let exit = node::until(|| match &pods.container(container.as_str()).unwrap().phase {
+            ContainerPhase::Exited(exit) => Some(exit.clone()),
             _ => None,
         })
         .await;

@@ -18,7 +18,7 @@ use tracing::Span;
 use crate::convert::request::image_spec;
 use crate::convert::{Invalid, Under as _, reply};
 use crate::status::status;
-use crate::streams::{Chunks, chunks};
+use crate::streams::{Chunks, chunks, whole};
 
 /// The image service.
 #[derive(Clone)]
@@ -80,9 +80,8 @@ impl ImageService for ImageRpc {
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
         let images = self.matching(request.into_inner().filter)?;
-        Ok(Response::new(ListImagesResponse {
-            images: images.iter().map(|image| reply::image(image)).collect(),
-        }))
+        let images = images.iter().map(|image| reply::image(image)).collect();
+        whole(ListImagesResponse { images }, "StreamImages").map(Response::new)
     }
 
     type StreamImagesStream = Chunks<StreamImagesResponse>;
@@ -92,7 +91,7 @@ impl ImageService for ImageRpc {
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let images = self.matching(request.into_inner().filter)?;
-        let images = images.iter().map(|image| reply::image(image)).collect();
+        let images = images.into_iter().map(|image| reply::image(&image));
         Ok(Response::new(chunks(images, |images| StreamImagesResponse { images })))
     }
 

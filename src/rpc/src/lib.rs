@@ -16,7 +16,6 @@ mod server;
 mod status;
 mod streaming;
 mod streams;
-mod time;
 mod unbuilt;
 
 pub use crate::image::ImageRpc;

@@ -102,6 +102,14 @@ pub enum ShimError {
         /// Which.
         exec: model::ExecId,
     },
+    /// The shim's program cannot be run, or is of another make than this service.
+    #[error("run {}: {why}", binary.display())]
+    Unfit {
+        /// The program.
+        binary: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The exit records of a pod.
     #[error("exit records in {}", path.display())]
     Exits {
@@ -120,7 +128,7 @@ impl Classify for ShimError {
             Self::Deadline { .. } => ErrorKind::Deadline,
             Self::Spawn { source, .. } | Self::Exits { source, .. } => io_kind(source),
             Self::System { source, .. } => io_kind(&source.source),
-            Self::Start { .. } | Self::Unexpected { .. } => ErrorKind::Internal,
+            Self::Start { .. } | Self::Unexpected { .. } | Self::Unfit { .. } => ErrorKind::Internal,
             Self::Encode { .. } => ErrorKind::Invalid,
             Self::Failed { failure, .. } => failure.kind.into(),
             Self::UnknownExec { .. } => ErrorKind::NotFound,

@@ -247,6 +247,10 @@ impl Shims for FakeShims {
     async fn connect(&self, pod: &PodId) -> Result<Shim, ShimError> {
         self.open(pod).await
     }
+
+    async fn probe(&self) -> Result<(), ShimError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

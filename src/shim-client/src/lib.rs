@@ -48,4 +48,7 @@ pub trait Shims: Send + Sync {
 
     /// Connects to the pod's shim; [`ShimError::NotRunning`] when none answers.
     async fn connect(&self, pod: &PodId) -> Result<Shim, ShimError>;
+
+    /// Runs the shim's program far enough to tell that it can be run, and speaks our frames. Leaves nothing.
+    async fn probe(&self) -> Result<(), ShimError>;
 }

@@ -134,6 +134,29 @@ impl Shims for LocalShims {
         self.connect(pod).await
     }
 
+    async fn probe(&self) -> Result<(), ShimError> {
+        let unfit = |why: String| ShimError::Unfit { binary: self.binary.clone(), why };
+        let spawned = |error: io::Error| unfit(error.to_string());
+        // As a pod's shim is run: from the same sealed copy.
+        let (program, memory) = self.program().map_err(spawned)?;
+        let mut command = kernel::process::command(program);
+        command.arg0(&self.binary).arg("version");
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = tokio::process::Command::from(command);
+        let child = command.kill_on_drop(true).spawn().map_err(spawned)?;
+        drop(memory);
+        let output = tokio::time::timeout(SHIM_REPLY_MAX, child.wait_with_output())
+            .await
+            .map_err(|_| unfit(format!("no answer within {} s", SHIM_REPLY_MAX.as_secs())))?
+            .map_err(spawned)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let ours = format!("(frames {})", wire::VERSION);
+        match output.status.success() && said.contains(&ours) {
+            true => Ok(()),
+            false => Err(unfit(format!("{}: {:?} where {ours} is wanted", output.status, said.trim()))),
+        }
+    }
+
     async fn connect(&self, pod: &PodId) -> Result<Shim, ShimError> {
         let path = self.dir(pod).join("shim.sock");
         let socket = seqpacket::connect(&path).map_err(|source| match source.source.kind() {

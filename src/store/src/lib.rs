@@ -9,7 +9,8 @@ mod record;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use model::{Classify, ErrorKind};
@@ -103,9 +104,15 @@ impl fmt::Debug for CommitSink {
 }
 
 /// One file of tables.
+///
+/// After an I/O error (a disk that was full for a moment) redb refuses everything until the file is opened anew, so it
+/// is, before the next transaction: nothing but what was committed is in it.
 pub struct Store {
     path: PathBuf,
-    database: Database,
+    /// `None`: it could not be opened anew yet.
+    database: RwLock<Option<Database>>,
+    /// Whether an I/O error happened since it was opened.
+    broken: AtomicBool,
     commits: CommitSink,
 }
 
@@ -115,15 +122,39 @@ impl Store {
     /// # Errors
     /// [`StoreError::Open`], also when another process has it open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
-        let database = Database::create(path).map_err(|e| open(e.into()))?;
-        Ok(Self { path: path.to_owned(), database, commits: CommitSink::default() })
+        let database = RwLock::new(Some(open(path)?));
+        let broken = AtomicBool::new(false);
+        Ok(Self { path: path.to_owned(), database, broken, commits: CommitSink::default() })
     }
 
-    /// Tells `commits` of every commit from now on.
+    /// Tells `commits` of every durable commit from now on.
     #[must_use]
     pub fn telling(self, commits: CommitSink) -> Self {
         Self { commits, ..self }
+    }
+
+    /// Runs `work` on the database, which stays what it is meanwhile.
+    fn with<R>(&self, work: impl FnOnce(&Database) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        loop {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            match &*database {
+                Some(database) if !self.broken.load(Ordering::Acquire) => return work(database),
+                _ => self.mend(database)?,
+            }
+        }
+    }
+
+    /// Opens the file anew, unless another thread did.
+    fn mend(&self, seen: RwLockReadGuard<'_, Option<Database>>) -> Result<(), StoreError> {
+        drop(seen);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() || self.broken.load(Ordering::Acquire) {
+            // Closed first: it holds a lock on the file.
+            *database = None;
+            *database = Some(open(&self.path)?);
+            self.broken.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Runs `change` in one transaction and commits it durably: when this returns, it is on disk.
@@ -154,18 +185,20 @@ impl Store {
         durability: Durability,
         change: impl FnOnce(&mut Write<'_>) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let mut transaction = self.database.begin_write().map_err(|e| self.failed("begin", e.into()))?;
-        transaction.set_durability(durability).map_err(|e| self.failed("begin", e.into()))?;
-        let mut write = Write { store: self, transaction };
-        let result = change(&mut write)?;
-        let began = Instant::now();
-        let committed = write.transaction.commit();
-        // One that waits for no disk tells nothing of it.
-        if let (Durability::Immediate, Some(tell)) = (durability, &self.commits.0) {
-            tell(began.elapsed());
-        }
-        committed.map_err(|e| self.failed("commit", e.into()))?;
-        Ok(result)
+        self.with(|database| {
+            let mut transaction = database.begin_write().map_err(|e| self.failed("begin", e.into()))?;
+            transaction.set_durability(durability).map_err(|e| self.failed("begin", e.into()))?;
+            let mut write = Write { store: self, transaction };
+            let result = change(&mut write)?;
+            let began = Instant::now();
+            let committed = write.transaction.commit();
+            // One that waits for no disk tells nothing of it.
+            if let (Durability::Immediate, Some(tell)) = (durability, &self.commits.0) {
+                tell(began.elapsed());
+            }
+            committed.map_err(|e| self.failed("commit", e.into()))?;
+            Ok(result)
+        })
     }
 
     /// One record.
@@ -173,8 +206,17 @@ impl Store {
     /// # Errors
     /// A failed read, or a record that is not what was written.
     pub fn get<T: DeserializeOwned>(&self, table: &Table<T>, key: &str) -> Result<Option<T>, StoreError> {
+        self.with(|database| self.get_from(database, table, key))
+    }
+
+    fn get_from<T: DeserializeOwned>(
+        &self,
+        database: &Database,
+        table: &Table<T>,
+        key: &str,
+    ) -> Result<Option<T>, StoreError> {
         let failed = |e: redb::Error| self.failed("read", e);
-        let transaction = self.database.begin_read().map_err(|e| failed(e.into()))?;
+        let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
         let open = match transaction.open_table(table.definition()) {
             Ok(open) => open,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -193,8 +235,17 @@ impl Store {
         &self,
         table: &Table<T>,
     ) -> Result<Vec<(String, Result<T, StoreError>)>, StoreError> {
+        self.with(|database| self.list_from(database, table))
+    }
+
+    #[expect(clippy::type_complexity, reason = "as above")]
+    fn list_from<T: DeserializeOwned>(
+        &self,
+        database: &Database,
+        table: &Table<T>,
+    ) -> Result<Vec<(String, Result<T, StoreError>)>, StoreError> {
         let failed = |e: redb::Error| self.failed("list", e);
-        let transaction = self.database.begin_read().map_err(|e| failed(e.into()))?;
+        let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
         let open = match transaction.open_table(table.definition()) {
             Ok(open) => open,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -211,8 +262,17 @@ impl Store {
     }
 
     fn failed(&self, stage: &'static str, source: redb::Error) -> StoreError {
+        if matches!(source, redb::Error::Io(_) | redb::Error::PreviousIo) {
+            self.broken.store(true, Ordering::Release);
+        }
         StoreError::Transaction { stage, path: self.path.clone(), source: Box::new(source) }
     }
+}
+
+fn open(path: &Path) -> Result<Database, StoreError> {
+    let failed =
+        |e: redb::DatabaseError| StoreError::Open { path: path.to_owned(), source: Box::new(e.into()) };
+    Database::create(path).map_err(failed)
 }
 
 fn decode<T: DeserializeOwned>(table: &Table<T>, key: &str, bytes: &[u8]) -> Result<T, StoreError> {

@@ -84,13 +84,22 @@ pub struct Mapped<'a> {
     pub ids: &'a UserNamespace,
 }
 
+/// How a mount shows its layers to those whom it is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen<'a> {
+    /// By a user namespace of their own.
+    pub user: Option<Mapped<'a>>,
+    /// With this SELinux label on every file (mount(8), `context=`), instead of those that the disk has.
+    pub label: Option<&'a str>,
+}
+
 /// Makes root filesystems from images. Synchronous: async callers use the blocking pool.
 ///
 /// Every operation may be repeated after a crash in the middle of it, and the lease that keeps an image's
 /// layers on disk is recorded before anything else is made, and forgotten after everything else is gone.
 pub trait Snapshots: Send + Sync {
     /// Makes a container's writable layer and mounts its root filesystem on `rootfs`, which is made if absent. For a
-    /// user namespace what the image says is user 0's is that namespace's user 0's; the writable layer holds ids as
+    /// user namespace of its own what the image says is user 0's is that namespace's user 0's; the writable layer holds ids as
     /// the host counts them.
     ///
     /// # Errors
@@ -100,18 +109,7 @@ pub trait Snapshots: Send + Sync {
         container: &ContainerId,
         image: &Image,
         rootfs: &Path,
-        user: Option<Mapped<'_>>,
-    ) -> Result<(), SnapshotError>;
-
-    /// Mounts a prepared container's root filesystem again, after a reboot or an unmount.
-    ///
-    /// # Errors
-    /// An unknown container, or the mount.
-    fn remount(
-        &self,
-        container: &ContainerId,
-        rootfs: &Path,
-        user: Option<Mapped<'_>>,
+        seen: Seen<'_>,
     ) -> Result<(), SnapshotError>;
 
     /// Unmounts what is mounted on `rootfs`. Nothing mounted, or no such directory, is success.
@@ -147,13 +145,7 @@ pub trait Snapshots: Send + Sync {
     ///
     /// # Errors
     /// What stopped it; nothing is left then.
-    fn view(
-        &self,
-        key: &str,
-        image: &Image,
-        target: &Path,
-        user: Option<Mapped<'_>>,
-    ) -> Result<(), SnapshotError>;
+    fn view(&self, key: &str, image: &Image, target: &Path, seen: Seen<'_>) -> Result<(), SnapshotError>;
 
     /// Unmounts a view and lets go of its image's layers. An unknown one is success.
     ///

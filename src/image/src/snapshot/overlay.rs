@@ -9,7 +9,7 @@ use kernel::SysError;
 use kernel::mount;
 use model::{ContainerId, Digest, host_id};
 
-use super::{Mapped, SnapshotError, Snapshots, Usage};
+use super::{Seen, SnapshotError, Snapshots, Usage};
 use crate::image::Image;
 use crate::images::{Images, Shared, lock};
 use crate::layers::make_dir;
@@ -104,7 +104,7 @@ impl Overlay {
         container: &ContainerId,
         stack: &[Digest],
         rootfs: &Path,
-        user: Option<Mapped<'_>>,
+        seen: Seen<'_>,
     ) -> Result<(), SysError> {
         let dir = self.dir(container);
         make_dir(rootfs)?;
@@ -112,7 +112,7 @@ impl Overlay {
         let lower = self.lower(stack);
         let overlay =
             mount::Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), ..Default::default() };
-        mount_for(user, &overlay, rootfs)
+        mount_for(seen, &overlay, rootfs)
     }
 
     fn make(
@@ -120,7 +120,7 @@ impl Overlay {
         container: &ContainerId,
         stack: &[Digest],
         rootfs: &Path,
-        user: Option<Mapped<'_>>,
+        seen: Seen<'_>,
     ) -> Result<(), SysError> {
         let dir = self.dir(container);
         let upper = dir.join("upper");
@@ -143,18 +143,21 @@ impl Overlay {
         };
         // An owner whom the namespace does not know could not be shown in it; its root is the next best.
         let mapped = |ids: &[_], id| host_id(ids, id).or_else(|| host_id(ids, 0)).unwrap_or(id);
-        let top =
-            user.map_or(top, |user| (mapped(&user.ids.uids, top.0), mapped(&user.ids.gids, top.1), top.2));
+        let top = seen
+            .user
+            .map_or(top, |user| (mapped(&user.ids.uids, top.0), mapped(&user.ids.gids, top.1), top.2));
         std::os::unix::fs::chown(&upper, Some(top.0), Some(top.1))
             .map_err(|e| SysError::path("chown", &upper, e))?;
         fs::set_permissions(&upper, fs::Permissions::from_mode(top.2 & 0o7777))
             .map_err(|e| SysError::path("chmod", &upper, e))?;
-        self.mount(container, stack, rootfs, user)
+        self.mount(container, stack, rootfs, seen)
     }
 }
 
-fn mount_for(user: Option<Mapped<'_>>, overlay: &mount::Overlay<'_>, target: &Path) -> Result<(), SysError> {
-    match user {
+fn mount_for(seen: Seen<'_>, overlay: &mount::Overlay<'_>, target: &Path) -> Result<(), SysError> {
+    let label = seen.label.map(|label| [("context", label)]);
+    let overlay = &mount::Overlay { options: label.as_ref().map_or(&[], |label| &label[..]), ..*overlay };
+    match seen.user {
         Some(user) => mount::overlay_mapped(overlay, user.namespace, target),
         None => mount::overlay(overlay, target),
     }
@@ -166,11 +169,11 @@ impl Snapshots for Overlay {
         container: &ContainerId,
         image: &Image,
         rootfs: &Path,
-        user: Option<Mapped<'_>>,
+        seen: Seen<'_>,
     ) -> Result<(), SnapshotError> {
         let key = format!("{CONTAINER}{container}");
         self.lease(&key, image)?;
-        let made = self.make(container, &image.stack, rootfs, user).map_err(|source| {
+        let made = self.make(container, &image.stack, rootfs, seen).map_err(|source| {
             let undone = self.unmount(rootfs).and_then(|()| self.remove(container));
             if let Err(error) = undone {
                 tracing::warn!(container.id = %container, error = %model::chain(&error), "undo of prepare");
@@ -178,23 +181,6 @@ impl Snapshots for Overlay {
             SnapshotError::Disk { stage: "make", key, source }
         });
         made.inspect(|()| self.shared.sizes.enter(container, &self.upper(container), true))
-    }
-
-    fn remount(
-        &self,
-        container: &ContainerId,
-        rootfs: &Path,
-        user: Option<Mapped<'_>>,
-    ) -> Result<(), SnapshotError> {
-        let key = format!("{CONTAINER}{container}");
-        let lease = lock(&self.shared.index).lease(&key).cloned();
-        let lease = lease.ok_or_else(|| SnapshotError::NotFound(key.clone()))?;
-        self.unmount(rootfs)?;
-        self.mount(container, &lease.stack, rootfs, user).map_err(|source| SnapshotError::Disk {
-            stage: "remount",
-            key,
-            source,
-        })
     }
 
     fn unmount(&self, rootfs: &Path) -> Result<(), SnapshotError> {
@@ -243,13 +229,7 @@ impl Snapshots for Overlay {
         found
     }
 
-    fn view(
-        &self,
-        key: &str,
-        image: &Image,
-        target: &Path,
-        user: Option<Mapped<'_>>,
-    ) -> Result<(), SnapshotError> {
+    fn view(&self, key: &str, image: &Image, target: &Path, seen: Seen<'_>) -> Result<(), SnapshotError> {
         if key.is_empty() || key.contains('/') {
             return Err(SnapshotError::Key(key.to_owned()));
         }
@@ -265,7 +245,7 @@ impl Snapshots for Overlay {
             lower.push(self.shared.layers.empty(1));
         }
         let overlay = mount::Overlay { lower: &lower, flags: mount::Flags::PLAIN, ..Default::default() };
-        make_dir(target).and_then(|()| mount_for(user, &overlay, target)).map_err(|source| {
+        make_dir(target).and_then(|()| mount_for(seen, &overlay, target)).map_err(|source| {
             if let Err(error) = self.remove_view(key, target) {
                 tracing::warn!(view = key, error = %model::chain(&error), "undo of view");
             }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Instant;
 
-use image::{Image, Images, ImportOptions, Mapped, Overlay, SnapshotError, Snapshots};
+use image::{Image, Images, ImportOptions, Mapped, Overlay, Seen, SnapshotError, Snapshots};
 use kernel::namespace::{IdMaps, IdRange, create_pinned_with_user, unpin};
 use model::{Classify as _, ContainerId, ErrorKind, UserNamespace};
 
@@ -73,7 +73,7 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
     let rootfs = dir.path().join("state/rootfs");
 
     // A container's root filesystem is the image's, and writable.
-    snapshots.prepare(&container(1), &image_of_two, &rootfs, None).unwrap();
+    snapshots.prepare(&container(1), &image_of_two, &rootfs, Seen::default()).unwrap();
     assert_eq!(fs::read(rootfs.join("bin/sh")).unwrap(), b"new");
     assert_eq!(
         fs::metadata(rootfs.join("bin/sh")).unwrap().ino(),
@@ -98,25 +98,26 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
 
     // Another of the same image sees nothing of it.
     let other = dir.path().join("state/other");
-    snapshots.prepare(&container(2), &image_of_two, &other, None).unwrap();
+    snapshots.prepare(&container(2), &image_of_two, &other, Seen::default()).unwrap();
     assert!(!other.join("data").exists());
 
     // The same once more, as a retry after a crash does.
     snapshots.unmount(&other).unwrap();
-    snapshots.prepare(&container(2), &image_of_two, &other, None).unwrap();
+    snapshots.prepare(&container(2), &image_of_two, &other, Seen::default()).unwrap();
 
     // Unmounted and mounted again, the data is there.
     snapshots.unmount(&rootfs).unwrap();
     snapshots.unmount(&rootfs).unwrap();
     assert!(!is_mounted(&rootfs));
-    snapshots.remount(&container(1), &rootfs, None).unwrap();
+    snapshots.prepare(&container(1), &image_of_two, &rootfs, Seen::default()).unwrap();
     assert!(rootfs.join("data").exists());
 
     // The image may go: its layers stay as long as they are used, over a restart too.
     images.remove("localhost/two:1").await.unwrap();
     assert!(images.list().is_empty());
     assert_eq!(fs::read(rootfs.join("bin/sh")).unwrap(), b"new");
-    let gone = snapshots.prepare(&container(3), &image_of_two, &dir.path().join("state/late"), None);
+    let gone =
+        snapshots.prepare(&container(3), &image_of_two, &dir.path().join("state/late"), Seen::default());
     gone.unwrap();
     snapshots.unmount(&dir.path().join("state/late")).unwrap();
     snapshots.remove(&container(3)).unwrap();
@@ -124,7 +125,7 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
     let images = open(&root);
     let snapshots = make(&images);
     assert_eq!(snapshots.containers(), [container(1), container(2)]);
-    snapshots.remount(&container(1), &rootfs, None).unwrap();
+    snapshots.prepare(&container(1), &image_of_two, &rootfs, Seen::default()).unwrap();
     assert!(rootfs.join("data").exists() && rootfs.join("opt/seen").exists());
     for (n, path) in [(1, &rootfs), (2, &other)] {
         snapshots.unmount(path).unwrap();
@@ -136,13 +137,15 @@ async fn suite<S: Snapshots>(make: impl Fn(&Images) -> S) {
     assert_eq!(fs::read_dir(root.join("containers")).unwrap().count(), 0);
 
     // What is not there is told.
-    let error = snapshots.prepare(&container(4), &image_of_two, &rootfs, None).unwrap_err();
+    let error = snapshots.prepare(&container(4), &image_of_two, &rootfs, Seen::default()).unwrap_err();
     assert!(matches!(error, SnapshotError::LayerMissing { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(snapshots.containers().is_empty(), "and leaves nothing");
-    assert_eq!(snapshots.remount(&container(4), &rootfs, None).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(snapshots.usage(&container(4)), None);
-    assert_eq!(snapshots.view("a/b", &image_of_two, &rootfs, None).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(
+        snapshots.view("a/b", &image_of_two, &rootfs, Seen::default()).unwrap_err().kind(),
+        ErrorKind::Invalid
+    );
 
     views(&snapshots, &images, dir.path(), &root, base).await;
 }
@@ -156,7 +159,7 @@ async fn views(snapshots: &impl Snapshots, images: &Images, dir: &Path, root: &P
             image(&layers.into_iter().map(|l| (l, gzip as fn(&[u8]) -> Vec<u8>)).collect::<Vec<_>>(), false);
         let found = bring(images, dir, "localhost/view:1", &built).await;
         snapshots
-            .view("v", &found, &target, None)
+            .view("v", &found, &target, Seen::default())
             .unwrap_or_else(|e| panic!("{count}: {}", model::chain(&e)));
         assert!(is_mounted(&target));
         assert_eq!(target.join("bin/sh").exists(), count > 0);
@@ -171,14 +174,33 @@ async fn views(snapshots: &impl Snapshots, images: &Images, dir: &Path, root: &P
         assert_empty(root);
         // As a container, too.
         let found = bring(images, dir, "localhost/view:1", &built).await;
-        snapshots.prepare(&container(9), &found, &target, None).unwrap();
+        snapshots.prepare(&container(9), &found, &target, Seen::default()).unwrap();
         fs::write(target.join("x"), "x").unwrap();
         snapshots.unmount(&target).unwrap();
         snapshots.remove(&container(9)).unwrap();
         mapped(snapshots, &found, dir, count > 0);
+        labelled(snapshots, &found, dir);
         images.remove("localhost/view:1").await.unwrap();
         assert_empty(root);
     }
+}
+
+/// Whatever mounts for somebody with an SELinux label tells the kernel of it: one without SELinux does not know the word.
+fn labelled(snapshots: &impl Snapshots, image: &Image, dir: &Path) {
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        return println!("skipped: this kernel has SELinux, and would take the label");
+    }
+    let seen = Seen { label: Some("system_u:object_r:container_file_t:s0:c1,c2"), user: None };
+    let target = dir.join("labelled");
+    let refused = [
+        snapshots.prepare(&container(9), image, &target, seen).unwrap_err(),
+        snapshots.view("labelled", image, &target, seen).unwrap_err(),
+    ];
+    for error in refused {
+        let said = model::chain(&error);
+        assert!(said.contains("nknown parameter 'context'") || said.contains("Invalid argument"), "{said}");
+    }
+    assert!(snapshots.containers().is_empty() && snapshots.views().is_empty() && !is_mounted(&target));
 }
 
 /// The same for a user namespace, as a container and as a view: its ids, the layers untouched.
@@ -189,7 +211,7 @@ fn mapped(snapshots: &impl Snapshots, image: &Image, dir: &Path, has_files: bool
     create_pinned_with_user(&pin, IdMaps { users: &ids, groups: &ids }, &[]).unwrap();
     let mapping = vec![model::IdMapping { host_id: FIRST, container_id: 0, length: 65_536 }];
     let ids = UserNamespace { uids: mapping.clone(), gids: mapping };
-    let user = Some(Mapped { namespace: &pin, ids: &ids });
+    let user = Seen { user: Some(Mapped { namespace: &pin, ids: &ids }), label: None };
     let target = dir.join("view");
     let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
     snapshots.prepare(&container(9), image, &target, user).unwrap();
@@ -200,7 +222,7 @@ fn mapped(snapshots: &impl Snapshots, image: &Image, dir: &Path, has_files: bool
         assert_eq!(owner(&snapshots.upper(&container(9)).join("bin/sh")), (FIRST, FIRST), "copied up");
     }
     snapshots.unmount(&target).unwrap();
-    snapshots.remount(&container(9), &target, user).unwrap();
+    snapshots.prepare(&container(9), image, &target, user).unwrap();
     assert_eq!(owner(&target), (FIRST, FIRST), "again");
     snapshots.unmount(&target).unwrap();
     snapshots.remove(&container(9)).unwrap();
@@ -238,7 +260,7 @@ async fn preparing_is_quick() {
     let mut times = Vec::new();
     for n in 0..40 {
         let started = Instant::now();
-        snapshots.prepare(&container(n), &found, &rootfs, None).unwrap();
+        snapshots.prepare(&container(n), &found, &rootfs, Seen::default()).unwrap();
         times.push(started.elapsed());
         snapshots.unmount(&rootfs).unwrap();
         snapshots.remove(&container(n)).unwrap();

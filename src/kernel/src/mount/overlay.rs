@@ -198,7 +198,12 @@ fn mount_data(
         }
     }
     for (key, value) in overlay.options {
-        let option = if value.is_empty() { format!(",{key}") } else { format!(",{key}={value}") };
+        let option = match *value {
+            "" => format!(",{key}"),
+            // The categories of a security label: who reads them takes off the quotes.
+            value if value.contains(',') => format!(",{key}=\"{value}\""),
+            value => format!(",{key}={value}"),
+        };
         data.extend(option.into_bytes());
     }
     Ok(data)
@@ -273,13 +278,13 @@ mod tests {
             lower: &lower,
             upper: Some(Path::new("/u")),
             work: Some(Path::new("/w")),
-            options: &[("index", "off"), ("volatile", "")],
+            options: &[("index", "off"), ("volatile", ""), ("context", "u:r:t:s0:c1,c2")],
             ..Overlay::default()
         };
         let data = mount_data(&overlay, |path| Ok(escaped(path))).unwrap();
         assert_eq!(
             String::from_utf8(data).unwrap(),
-            r"lowerdir=/a\:b:/c\,d\\e,upperdir=/u,workdir=/w,index=off,volatile"
+            r#"lowerdir=/a\:b:/c\,d\\e,upperdir=/u,workdir=/w,index=off,volatile,context="u:r:t:s0:c1,c2""#
         );
     }
 

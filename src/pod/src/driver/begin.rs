@@ -47,6 +47,7 @@ impl Driver {
     async fn begin_run(&mut self) -> Result<Job, PodError> {
         // The record in phase Creating is the journal of every step: nothing touches the host before it.
         if let Err(error) = self.commit([self.pod_change()]).await {
+            self.host.index.forget(&self.id);
             self.gone = true;
             return Err(error);
         }
@@ -72,7 +73,9 @@ impl Driver {
     }
 
     pub(super) async fn begin_remove_pod(&mut self) -> Result<Job, PodError> {
+        let ready = matches!(self.record.phase, PodPhase::Ready | PodPhase::Stopping);
         self.enter(PodPhase::Removing).await?;
+        self.removed_while_ready |= ready;
         let (host, id, record) = (Arc::clone(&self.host), self.id.clone(), self.record.clone());
         let endings = self.endings();
         let containers: Vec<Traces> = self.containers.keys().filter_map(|id| self.traces(id)).collect();
@@ -284,7 +287,10 @@ impl Driver {
             _ => None,
         };
         let before = std::mem::replace(&mut record.phase, ContainerPhase::Removing(exit));
-        if let Err(error) = self.commit(self.container_change(&id)).await {
+        // One that has ended and is cleared away has a bundle left, which its record owns until it is forgotten: a
+        // restart in between finds a container that ended, for its owner to remove again (ADR 121).
+        let owned = matches!(before, ContainerPhase::Exited(_)) && self.reaped.contains(&id);
+        if !owned && let Err(error) = self.commit(self.container_change(&id)).await {
             if let Some(record) = self.containers.get_mut(&id) {
                 record.phase = before;
             }

@@ -105,9 +105,13 @@ impl Driver {
     async fn pod_removed(&mut self, result: Result<(), PodError>) -> super::Answer {
         result.inspect_err(|error| warn!(error = model::chain(error), "pod sandbox not removed"))?;
         let forget = self.containers.keys().cloned().map(Change::ForgetContainer);
-        self.forget_in_passing(forget.chain([Change::ForgetPod(self.id.clone())]).collect());
+        // Before anyone is told: what is gone must not come back with the next start, and be told once more.
+        self.commit(forget.chain([Change::ForgetPod(self.id.clone())])).await?;
         let gone = std::mem::take(&mut self.containers);
         let view = self.publish();
+        if self.removed_while_ready {
+            self.tell(&self.id, EventKind::Stopped, &view);
+        }
         for (id, container) in &gone {
             if container.phase != ContainerPhase::Creating {
                 self.tell(id, EventKind::Deleted, &view);
@@ -242,7 +246,7 @@ impl Driver {
 
     async fn removed(&mut self, id: &ContainerId, result: Result<(), PodError>) -> super::Answer {
         result?;
-        self.forget_in_passing(vec![Change::ForgetContainer(id.clone())]);
+        self.commit([Change::ForgetContainer(id.clone())]).await?;
         self.say(id, "container removed");
         self.containers.remove(id);
         self.reaped.remove(id);

@@ -36,6 +36,7 @@ use crate::events::{Event, EventKind, Events};
 use crate::index::Index;
 use crate::meter::Meter;
 use crate::overview::Recovery;
+use crate::probe::Prober;
 use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdict};
 use crate::records::{Change, ContainerRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
@@ -66,6 +67,8 @@ pub(crate) struct Host {
     pub(crate) jobs: TaskTracker,
     /// What is measured, for those who ask for statistics.
     pub(crate) meter: Meter,
+    /// Whether pods can be run, as was last found out.
+    pub(crate) prober: Prober,
     /// Output that never reached a log, for want of disk space.
     pub(crate) log_dropped_bytes: Counter,
     /// Containers that ended, by reason.
@@ -130,6 +133,9 @@ pub(crate) struct Driver {
     early_exits: HashMap<ContainerId, shim_client::ExitRecord>,
     /// Why a stop of the pod that nobody asked for is under way.
     stop_reason: String,
+    /// Whether the pod was ready when its removal began: its end is told before it is gone.
+    removed_while_ready: bool,
+    /// It is in no table any more: the driver ends.
     gone: bool,
 }
 
@@ -144,7 +150,7 @@ impl Driver {
         let (to_inbox, inbox) = mpsc::channel(POD_QUEUE_MAX);
         let (shim, shim_seen) = watch::channel(None);
         let (doing, doing_seen) = watch::channel(Vec::new());
-        let view = view::of(&host, &id, &record, &containers, None, 0);
+        let view = view::of(&host, &id, &record, &containers, None, (0, now()));
         let (view, view_seen) = watch::channel(Arc::new(view));
         let handle = Handle {
             id: id.clone(),
@@ -175,6 +181,7 @@ impl Driver {
             reaped: HashSet::new(),
             early_exits: HashMap::new(),
             stop_reason: String::new(),
+            removed_while_ready: false,
             gone: false,
         };
         (driver, handle)
@@ -199,7 +206,6 @@ impl Driver {
             while !self.gone {
                 self.turn().await;
             }
-            self.host.index.forget(&self.id);
         }
         .instrument(span)
         .await;
@@ -454,18 +460,6 @@ impl Driver {
         stage.run(self.host.records.commit(changes.into_iter().collect())).await
     }
 
-    /// Forgets what is gone from the host, without waiting for the disk: the records say `Removing`, durably, and
-    /// a restart that still finds them removes nothing once more.
-    fn forget_in_passing(&self, changes: Vec<Change>) {
-        let records = self.host.records.clone();
-        let forget = async move {
-            if let Err(failed) = records.commit(changes).await {
-                warn!(error = model::chain(&failed), "records of what is gone stay until the next start");
-            }
-        };
-        tokio::spawn(self.host.jobs.track_future(forget.in_current_span()));
-    }
-
     /// Commits what is known already to be so. A store that does not take it now must not change what the
     /// node reports: a restart finds out again from the shim and its exit records.
     async fn commit_fact(&self, changes: impl IntoIterator<Item = Change>) {
@@ -475,16 +469,21 @@ impl Driver {
     }
 
     fn publish(&self) -> Arc<PodView> {
-        let revision = self.view.borrow().revision + 1;
+        let next = {
+            let before = self.view.borrow();
+            // Later, also where the clock was set back: who compares two views must not take the older one.
+            (before.revision + 1, now().max(before.at + 1))
+        };
         let shim = self.shim.borrow();
-        let view = view::of(&self.host, &self.id, &self.record, &self.containers, shim.as_ref(), revision);
+        let view = view::of(&self.host, &self.id, &self.record, &self.containers, shim.as_ref(), next);
         let view = Arc::new(view);
-        self.view.send_replace(Arc::clone(&view));
+        self.host.index.publish(|| drop(self.view.send_replace(Arc::clone(&view))));
         view
     }
 
     fn tell(&self, subject: impl ToString, kind: EventKind, view: &Arc<PodView>) {
-        let event = Event { subject: subject.to_string(), kind, at: now(), view: Arc::clone(view) };
+        // Of the moment of the view that it carries: a status that is read later is never taken for an older one.
+        let event = Event { subject: subject.to_string(), kind, at: view.at, view: Arc::clone(view) };
         self.host.events.send(event);
     }
 

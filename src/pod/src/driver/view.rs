@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model::{ContainerId, PodId};
+use model::{ContainerId, PodId, UnixNanos};
 use shim_client::Shim;
 
 use super::Host;
@@ -17,7 +17,7 @@ pub(super) fn of(
     record: &PodRecord,
     containers: &BTreeMap<ContainerId, ContainerRecord>,
     shim: Option<&Shim>,
-    revision: u64,
+    (revision, at): (u64, UnixNanos),
 ) -> PodView {
     let config = &host.sandboxes.config;
     let networked = matches!(record.phase, PodPhase::Creating | PodPhase::Ready);
@@ -41,7 +41,7 @@ pub(super) fn of(
         .map(|(id, record)| container_status(host, id, record))
         .collect();
     containers.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    PodView { pod, containers, revision }
+    PodView { pod, containers, revision, at }
 }
 
 fn container_status(host: &Host, id: &ContainerId, record: &ContainerRecord) -> ContainerStatus {

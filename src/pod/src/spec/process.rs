@@ -25,7 +25,7 @@ pub(super) fn process(input: &SpecInput<'_>, capabilities: Capabilities) -> Resu
         no_new_privileges: security.no_new_privs,
         apparmor_profile: security::apparmor(input)?,
         oom_score_adj: Some(oom_score_adj(input)?),
-        selinux_label: security::labels(input)?.map(|labels| labels.process),
+        selinux_label: input.labels()?.map(|labels| labels.process),
     })
 }
 

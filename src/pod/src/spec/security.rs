@@ -1,6 +1,8 @@
 //! Confinement: privilege, hidden and read-only paths, AppArmor profiles, SELinux labels.
 
-use model::{ContainerSecurity, MandatoryProfile, NamespaceMode, SeLinuxLabel};
+use model::{
+    ContainerConfig, ContainerSecurity, MandatoryProfile, NamespaceMode, PodConfig, PodId, SeLinuxLabel,
+};
 
 use super::{HostFacts, SpecError, SpecInput, namespaces};
 
@@ -74,21 +76,26 @@ pub(super) struct Labels {
 
 /// The labels on a node that uses them; none for privileged containers and those that see the host's processes or
 /// its IPC objects, which a confined label could not touch.
-pub(super) fn labels(input: &SpecInput<'_>) -> Result<Option<Labels>, SpecError> {
-    let security = &input.container.security;
+pub(super) fn labels(
+    pod_id: &PodId,
+    pod: &PodConfig,
+    container: &ContainerConfig,
+    host: &HostFacts,
+) -> Result<Option<Labels>, SpecError> {
+    let security = &container.security;
     let shares_host = |mode: &NamespaceMode| *mode == NamespaceMode::Node;
-    let pod = &input.pod.security;
+    let pod = &pod.security;
     let exempt = security.privileged
         || shares_host(&security.namespaces.pid)
         || shares_host(&pod.namespaces.pid)
         || shares_host(&pod.namespaces.ipc);
-    if !input.host.selinux || exempt {
+    if !host.selinux || exempt {
         return Ok(None);
     }
     let unset = SeLinuxLabel::default();
     let own = security.selinux.as_ref().unwrap_or(&unset);
     let pods = pod.selinux.as_ref().unwrap_or(&unset);
-    let level = pod_level(input.pod_id.as_str());
+    let level = pod_level(pod_id.as_str());
     let part = |name: &str, own: &str, pods: &str, default: &str| {
         let part = [own, pods, default].into_iter().find(|part| !part.is_empty()).unwrap_or_default();
         // Only a level may hold colons; nothing may end the label early.
@@ -106,6 +113,13 @@ pub(super) fn labels(input: &SpecInput<'_>) -> Result<Option<Labels>, SpecError>
         process: format!("{user}:{role}:{kind}:{level}"),
         mount: format!("{user}:object_r:container_file_t:{level}"),
     }))
+}
+
+impl SpecInput<'_> {
+    /// The container's SELinux labels, as [`labels`].
+    pub(super) fn labels(&self) -> Result<Option<Labels>, SpecError> {
+        labels(self.pod_id, self.pod, self.container, self.host)
+    }
 }
 
 /// Two of 1024 categories from the pod's id: the same for all its containers without a register of what is taken.
@@ -192,24 +206,24 @@ mod tests {
     #[test]
     fn selinux_labels_merge_container_pod_and_default() {
         let mut fixture = Fixture::default();
-        assert_eq!(labels(&fixture.input()).unwrap(), None, "not on this node");
+        assert_eq!(fixture.input().labels().unwrap(), None, "not on this node");
         fixture.host.selinux = true;
-        let default = labels(&fixture.input()).unwrap().unwrap();
+        let default = fixture.input().labels().unwrap().unwrap();
         assert_eq!(default.process, format!("system_u:system_r:container_t:{}", pod_level(&"1".repeat(64))));
         fixture.pod.security.selinux =
             Some(SeLinuxLabel { kind: "pod_t".into(), level: "s0:c1,c2".into(), ..SeLinuxLabel::default() });
         fixture.container.security.selinux =
             Some(SeLinuxLabel { kind: "web_t".into(), ..SeLinuxLabel::default() });
-        let merged = labels(&fixture.input()).unwrap().unwrap();
+        let merged = fixture.input().labels().unwrap().unwrap();
         assert_eq!(merged.process, "system_u:system_r:web_t:s0:c1,c2");
         assert_eq!(merged.mount, "system_u:object_r:container_file_t:s0:c1,c2");
         fixture.container.security.namespaces.pid = NamespaceMode::Node;
-        assert_eq!(labels(&fixture.input()).unwrap(), None, "host PID");
+        assert_eq!(fixture.input().labels().unwrap(), None, "host PID");
         fixture.container.security.namespaces.pid = NamespaceMode::Pod;
         fixture.container.security.selinux =
             Some(SeLinuxLabel { kind: "a:b".into(), ..SeLinuxLabel::default() });
         let expect = "linux.security_context.selinux_options.type: \"a:b\" is not part of a label";
-        assert_eq!(labels(&fixture.input()).unwrap_err().to_string(), expect);
+        assert_eq!(fixture.input().labels().unwrap_err().to_string(), expect);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::v1;
 use model::StringMap;
-use pod::{ContainerStatus, PodView};
+use pod::{ContainerInView, PodView};
 
 use super::Invalid;
 use super::reply::{container_state, pod_state};
@@ -31,8 +31,8 @@ pub(crate) fn pods(
 /// Which containers are meant.
 pub(crate) fn containers(
     filter: Option<v1::ContainerFilter>,
-    mut containers: Vec<ContainerStatus>,
-) -> Result<Vec<ContainerStatus>, Invalid> {
+    mut containers: Vec<ContainerInView>,
+) -> Result<Vec<ContainerInView>, Invalid> {
     let filter = filter.unwrap_or_default();
     let state = filter.state.map(|value| state_of::<v1::ContainerState>(value.state)).transpose()?;
     by_id("filter.id", &filter.id, &mut containers, |container| container.id.as_str())?;
@@ -47,8 +47,8 @@ pub(crate) fn containers(
 /// Which containers' stats are meant.
 pub(crate) fn container_stats(
     filter: Option<v1::ContainerStatsFilter>,
-    containers: Vec<ContainerStatus>,
-) -> Result<Vec<ContainerStatus>, Invalid> {
+    containers: Vec<ContainerInView>,
+) -> Result<Vec<ContainerInView>, Invalid> {
     let v1::ContainerStatsFilter { id, pod_sandbox_id, label_selector } = filter.unwrap_or_default();
     self::containers(
         Some(v1::ContainerFilter { id, state: None, pod_sandbox_id, label_selector }),
@@ -80,7 +80,7 @@ fn by_id<T>(field: &str, prefix: &str, items: &mut Vec<T>, id: impl Fn(&T) -> &s
 }
 
 /// Many containers have the same pod: it is the pods that must not be several.
-fn by_pod(prefix: &str, containers: &mut Vec<ContainerStatus>) -> Result<(), Invalid> {
+fn by_pod(prefix: &str, containers: &mut Vec<ContainerInView>) -> Result<(), Invalid> {
     containers.retain(|container| container.pod.as_str().starts_with(prefix));
     let first = containers.first().map(|container| container.pod.clone());
     match !prefix.is_empty() && containers.iter().any(|container| Some(&container.pod) != first.as_ref()) {

@@ -14,7 +14,7 @@ use super::verbose;
 use crate::convert::request::{absolute, container_config, resources, seconds};
 use crate::convert::{Invalid, Under as _, filter, reply};
 use crate::status::status;
-use crate::streams::{Chunks, chunks};
+use crate::streams::{Chunks, chunks, whole};
 
 pub(super) async fn create_container(
     rpc: &RuntimeRpc,
@@ -107,16 +107,21 @@ pub(super) async fn container_status(
     Ok(v1::ContainerStatusResponse { status: Some(reply::container_status(&container)), info })
 }
 
-fn listed(rpc: &RuntimeRpc, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>, Status> {
+/// Those that match, in a snapshot that costs a pointer each.
+fn listed(
+    rpc: &RuntimeRpc,
+    filter: Option<v1::ContainerFilter>,
+) -> Result<impl Iterator<Item = v1::Container> + use<>, Status> {
     let containers = filter::containers(filter, rpc.pods.list_containers())?;
-    Ok(containers.iter().map(reply::container).collect())
+    Ok(containers.into_iter().map(|container| reply::container(&container)))
 }
 
 pub(super) async fn list_containers(
     rpc: &RuntimeRpc,
     request: v1::ListContainersRequest,
 ) -> Result<v1::ListContainersResponse, Status> {
-    Ok(v1::ListContainersResponse { containers: listed(rpc, request.filter)? })
+    let containers = listed(rpc, request.filter)?.collect();
+    whole(v1::ListContainersResponse { containers }, "StreamContainers")
 }
 
 pub(super) async fn stream_containers(

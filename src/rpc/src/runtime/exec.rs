@@ -57,10 +57,10 @@ pub(super) async fn port_forward(
 fn running(rpc: &RuntimeRpc, attempt: &'static str, id: &str) -> Result<String, Status> {
     let container = rpc.pods.container(id).map_err(status)?;
     Span::current().record("container.id", container.id.as_str());
-    match container.phase {
+    match &container.phase {
         ContainerPhase::Running { .. } => Ok(container.id.to_string()),
         phase => {
-            let (container, state) = (container.id, phase.word());
+            let (container, state) = (container.id.clone(), phase.word());
             Err(status(pod::PodError::ContainerState { attempt, container, state }))
         }
     }

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 pub use identity::{Condition, Conditions, Handler, Node, NodeError, SetPodCidr};
 
 use crate::streaming::Streaming;
-use crate::streams::{Chunks, chunks};
+use crate::streams::{Chunks, chunks, whole};
 use crate::unbuilt::unbuilt;
 
 /// The runtime service.
@@ -291,7 +291,8 @@ impl RuntimeService for RuntimeRpc {
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
         let pod_metrics = stats::pod_sandbox_metrics(self).await;
-        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
+        let answer = v1::ListPodSandboxMetricsResponse { pod_metrics };
+        whole(answer, "StreamPodSandboxMetrics").map(Response::new)
     }
 
     type StreamPodSandboxMetricsStream = Chunks<v1::StreamPodSandboxMetricsResponse>;
@@ -302,7 +303,7 @@ impl RuntimeService for RuntimeRpc {
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
         let metrics = stats::pod_sandbox_metrics(self).await;
         let message = |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
-        Ok(Response::new(chunks(metrics, message)))
+        Ok(Response::new(chunks(metrics.into_iter(), message)))
     }
 
     async fn runtime_config(

@@ -12,8 +12,7 @@ use super::verbose;
 use crate::convert::request::{pod_config, resources};
 use crate::convert::{Under as _, filter, reply};
 use crate::status::status;
-use crate::streams::{Chunks, chunks};
-use crate::time::now;
+use crate::streams::{Chunks, chunks, whole};
 
 pub(super) async fn run_pod_sandbox(
     rpc: &RuntimeRpc,
@@ -54,22 +53,28 @@ pub(super) async fn pod_sandbox_status(
     Ok(v1::PodSandboxStatusResponse {
         status: Some(reply::pod_status(&view.pod)),
         info,
-        // Together or not at all: the kubelet takes the statuses where there is a timestamp.
+        // Together or not at all: the kubelet takes the statuses where there is a timestamp. It is that of the state, as
+        // in the events: of two statuses the kubelet keeps the later one.
         containers_statuses: view.containers.iter().map(reply::container_status).collect(),
-        timestamp: now(),
+        timestamp: view.at,
     })
 }
 
-fn listed(rpc: &RuntimeRpc, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>, Status> {
+/// Those that match, in a snapshot that costs a pointer each.
+fn listed(
+    rpc: &RuntimeRpc,
+    filter: Option<v1::PodSandboxFilter>,
+) -> Result<impl Iterator<Item = v1::PodSandbox> + use<>, Status> {
     let pods = filter::pods(filter, rpc.pods.list())?;
-    Ok(pods.iter().map(|view| reply::pod_sandbox(&view.pod)).collect())
+    Ok(pods.into_iter().map(|view| reply::pod_sandbox(&view.pod)))
 }
 
 pub(super) async fn list_pod_sandbox(
     rpc: &RuntimeRpc,
     request: v1::ListPodSandboxRequest,
 ) -> Result<v1::ListPodSandboxResponse, Status> {
-    Ok(v1::ListPodSandboxResponse { items: listed(rpc, request.filter)? })
+    let items = listed(rpc, request.filter)?.collect();
+    whole(v1::ListPodSandboxResponse { items }, "StreamPodSandboxes")
 }
 
 pub(super) async fn stream_pod_sandboxes(

@@ -12,7 +12,7 @@ use super::RuntimeRpc;
 use super::named::{container_id, pod_id};
 use crate::convert::{filter, metrics, stats};
 use crate::status::status;
-use crate::streams::{Chunks, chunks};
+use crate::streams::{Chunks, chunks, whole};
 
 /// Of any container; one that does not run has its writable layer only.
 pub(super) async fn container_stats(
@@ -30,7 +30,8 @@ pub(super) async fn list_container_stats(
     rpc: &RuntimeRpc,
     request: v1::ListContainerStatsRequest,
 ) -> Result<v1::ListContainerStatsResponse, Status> {
-    Ok(v1::ListContainerStatsResponse { stats: running(rpc, request.filter).await? })
+    let stats = running(rpc, request.filter).await?;
+    whole(v1::ListContainerStatsResponse { stats }, "StreamContainerStats")
 }
 
 pub(super) async fn stream_container_stats(
@@ -38,7 +39,7 @@ pub(super) async fn stream_container_stats(
     request: v1::StreamContainerStatsRequest,
 ) -> Result<Chunks<v1::StreamContainerStatsResponse>, Status> {
     let stats = running(rpc, request.filter).await?;
-    Ok(chunks(stats, |container_stats| v1::StreamContainerStatsResponse { container_stats }))
+    Ok(chunks(stats.into_iter(), |container_stats| v1::StreamContainerStatsResponse { container_stats }))
 }
 
 /// Of all that run (CRI ListContainerStats) and match.
@@ -70,7 +71,8 @@ pub(super) async fn list_pod_sandbox_stats(
     request: v1::ListPodSandboxStatsRequest,
 ) -> Result<v1::ListPodSandboxStatsResponse, Status> {
     let pods = filter::pod_stats(request.filter, rpc.pods.list())?;
-    Ok(v1::ListPodSandboxStatsResponse { stats: of_pods(rpc, pods).await })
+    let stats = of_pods(rpc, pods).await;
+    whole(v1::ListPodSandboxStatsResponse { stats }, "StreamPodSandboxStats")
 }
 
 pub(super) async fn stream_pod_sandbox_stats(
@@ -79,7 +81,7 @@ pub(super) async fn stream_pod_sandbox_stats(
 ) -> Result<Chunks<v1::StreamPodSandboxStatsResponse>, Status> {
     let pods = filter::pod_stats(request.filter, rpc.pods.list())?;
     let stats = of_pods(rpc, pods).await;
-    Ok(chunks(stats, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+    Ok(chunks(stats.into_iter(), |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
 }
 
 async fn of_pods(rpc: &RuntimeRpc, pods: Vec<Arc<PodView>>) -> Vec<v1::PodSandboxStats> {

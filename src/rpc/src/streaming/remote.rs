@@ -211,10 +211,10 @@ pub(super) async fn attach(
 
 /// How a container ended whose output has.
 async fn exit_of(pods: &Pods, container: &str, id: &ContainerId) -> Status {
-    let mut events = pods.events();
+    let mut events = pods.news();
     let exit = async {
         loop {
-            match pods.container(container).map(|status| status.phase) {
+            match pods.container(container).map(|status| status.phase.clone()) {
                 Ok(ContainerPhase::Exited(exit) | ContainerPhase::Removing(Some(exit))) => {
                     return Status::Exited(exit.code);
                 }
@@ -223,7 +223,7 @@ async fn exit_of(pods: &Pods, container: &str, id: &ContainerId) -> Status {
             }
             // One that fell behind looks again from now on.
             if events.next().await.is_err() {
-                events = pods.events();
+                events = pods.news();
                 tokio::task::yield_now().await;
             }
         }

@@ -54,7 +54,7 @@ fn view() -> PodView {
         cgroup: "/kubepods/podu/c".into(),
         bundle: "/".into(),
     };
-    PodView { pod, containers: vec![container], revision: 1 }
+    PodView { pod, containers: vec![container], revision: 1, at: 1 }
 }
 
 /// Everything that a kernel can tell.

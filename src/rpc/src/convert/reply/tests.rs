@@ -183,7 +183,7 @@ fn a_pod_comes_back_as_it_was_asked_for() {
 fn filters_want_all_that_is_set() {
     let view = |id, app: &str| {
         let pod = pod(id, |config| drop(config.labels.insert("app".into(), app.into())));
-        Arc::new(PodView { pod, containers: vec![], revision: 0 })
+        Arc::new(PodView { pod, containers: vec![], revision: 0, at: 1 })
     };
     let all = || vec![view(0xab, "web"), view(0xac, "web"), view(0x10, "db")];
     let count = |filter: v1::PodSandboxFilter| filter::pods(Some(filter), all()).map(|pods| pods.len());
@@ -199,8 +199,10 @@ fn filters_want_all_that_is_set() {
     let both = v1::PodSandboxFilter { id: "ab".into(), label_selector: label("db"), state: None };
     assert_eq!(count(both), Ok(0));
 
-    let all =
-        || vec![container(1, 0xab, ContainerPhase::Created), container(2, 0xab, ContainerPhase::Created)];
+    let containers =
+        vec![container(1, 0xab, ContainerPhase::Created), container(2, 0xab, ContainerPhase::Created)];
+    let view = Arc::new(PodView { pod: pod(0xab, |_| ()), containers, revision: 0, at: 1 });
+    let all = || pod::ContainerInView::all(&view).collect();
     let count =
         |filter: v1::ContainerFilter| filter::containers(Some(filter), all()).map(|found| found.len());
     assert_eq!(count(v1::ContainerFilter { pod_sandbox_id: "ab".into(), ..Default::default() }), Ok(2));

@@ -1,0 +1,225 @@
+//! Bad days of a node: the service killed again and again, kubelet and node restarted, storms of pods.
+
+use std::time::{Duration, Instant};
+
+use e2e::cluster::room::{SOON, container, is_ready, status_of};
+use e2e::cluster::{Cluster, Room};
+use e2e::eventually;
+use serde_json::{Value, json};
+
+use crate::network::Load;
+use crate::workloads::{deployment, service, web};
+
+tests![
+    gantline_killed_every_two_seconds_under_load,
+    the_kubelet_restarted,
+    a_storm_of_a_hundred_pods,
+    the_node_rebooted,
+];
+
+/// How often each container of these pods was restarted, and the pods' uids: what must not change.
+fn lives(room: &Room<'_>, labels: &str) -> Vec<(String, String)> {
+    let mut lives: Vec<_> = room
+        .pods(labels)
+        .iter()
+        .map(|pod| {
+            let restarts: Vec<Value> = pod["status"]["containerStatuses"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["restartCount"].clone())
+                .collect();
+            (pod["metadata"]["uid"].to_string(), json!(restarts).to_string())
+        })
+        .collect();
+    lives.sort();
+    lives
+}
+
+/// A Deployment of three web servers behind a service, ready.
+fn served<'c>(cluster: &'c Cluster, name: &str) -> Room<'c> {
+    let room = cluster.room(name);
+    let mut web = web("here");
+    // Probes by exec too: they go through the service, and must not fail for its death.
+    web["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 3});
+    room.apply(deployment("web", 3, json!({"terminationGracePeriodSeconds": 5, "containers": [web]})));
+    room.apply(service("web"));
+    room.rolled_out("Deployment", "web");
+    room
+}
+
+fn gantline_killed_every_two_seconds_under_load(cluster: &Cluster) {
+    let room = served(cluster, "killed");
+    room.shell("shell", "i=0; while :; do echo $i; i=$((i+1)); usleep 100000; done", json!({}));
+    room.ready("shell");
+    let (before, control) = (lives(&room, "app=web"), control_plane(cluster));
+    let load = Load::start(cluster, &room, "web");
+    let start = Instant::now();
+    let mut kills = 0;
+    while start.elapsed() < Duration::from_secs(60) {
+        let round = Instant::now();
+        cluster.node.kill9();
+        cluster.node.start_service();
+        kills += 1;
+        assert_eq!(room.exec("shell", "echo works").ok(), "works\n", "after {kills} kills");
+        assert_eq!(
+            room.kubectl(&["logs", "--tail=1", "shell"]).ok().lines().count(),
+            1,
+            "after {kills} kills"
+        );
+        std::thread::sleep(Duration::from_secs(2).saturating_sub(round.elapsed()));
+    }
+    let told = load.stop();
+    assert!(
+        told.failed.is_empty(),
+        "{} of {} requests failed: {:?}",
+        told.failed.len(),
+        told.count,
+        told.failed
+    );
+    assert!(told.count > 500 && kills > 10, "{} requests, {kills} kills", told.count);
+    assert_eq!(lives(&room, "app=web"), before, "after {kills} kills");
+    assert_eq!(control_plane(cluster), control, "after {kills} kills");
+    let log = room.kubectl(&["logs", "shell"]).ok();
+    let gap = log.lines().enumerate().find(|(number, line)| *line != number.to_string());
+    assert!(gap.is_none(), "a gap in the log: {gap:?}");
+    cluster.wait_until_whole();
+}
+
+/// Restarts of the control plane's containers.
+fn control_plane(cluster: &Cluster) -> Vec<(String, Value)> {
+    let pods = cluster.api.list("Pod", "kube-system", "").unwrap();
+    let mut all: Vec<_> = pods
+        .iter()
+        .map(|pod| {
+            let name = pod["metadata"]["name"].as_str().unwrap().to_string();
+            (name, pod["status"]["containerStatuses"][0]["restartCount"].clone())
+        })
+        .collect();
+    all.sort_by(|one, other| one.0.cmp(&other.0));
+    all
+}
+
+fn the_kubelet_restarted(cluster: &Cluster) {
+    let room = served(cluster, "kubelet");
+    let (before, control) = (lives(&room, "app=web"), control_plane(cluster));
+    let load = Load::start(cluster, &room, "web");
+    for _ in 0..3 {
+        cluster.kill_kubelet();
+        std::thread::sleep(Duration::from_secs(1));
+        cluster.start_kubelet();
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    room.once("after", "echo well", json!({}));
+    let told = load.stop();
+    assert!(
+        told.failed.is_empty(),
+        "{} of {} requests failed: {:?}",
+        told.failed.len(),
+        told.count,
+        told.failed
+    );
+    assert_eq!(lives(&room, "app=web"), before);
+    assert_eq!(control_plane(cluster), control);
+}
+
+fn a_storm_of_a_hundred_pods(cluster: &Cluster) {
+    let room = cluster.room("storm");
+    quiet(cluster, &room);
+    let before = reserved(cluster);
+    let spec = json!({"terminationGracePeriodSeconds": 0, "containers": [container("main", "sleep 10000", json!({}))]});
+    let start = Instant::now();
+    room.apply(deployment("storm", 100, spec));
+    eventually("all are ready", SOON * 5, || {
+        let ready = room.pods("app=storm").iter().filter(|pod| is_ready(pod)).count();
+        if ready == 100 { Ok(()) } else { Err(format!("{ready} are; {:?}", room.events("").last())) }
+    });
+    let up = start.elapsed();
+    room.delete("Deployment", "storm");
+    eventually("all are gone", SOON * 5, || {
+        let left = room.pods("app=storm").len();
+        if left == 0 { Ok(()) } else { Err(format!("{left} are there")) }
+    });
+    println!(
+        "        100 pods: ready in {:.1} s, gone in {:.1} s",
+        up.as_secs_f64(),
+        (start.elapsed() - up).as_secs_f64()
+    );
+    nothing_of(cluster, &room, before);
+}
+
+/// Waits until pods of other tests are gone: their namespaces are being deleted.
+fn quiet(cluster: &Cluster, room: &Room<'_>) {
+    eventually("other tests' pods are gone", SOON * 3, || {
+        let pods = cluster.api.list("Pod", "", "").map_err(|error| error.to_string())?;
+        let other = |pod: &&Value| {
+            pod["metadata"]["namespace"] != "kube-system"
+                && pod["metadata"]["namespace"] != room.name.as_str()
+        };
+        let left: Vec<String> = pods
+            .iter()
+            .filter(other)
+            .map(|pod| format!("{}/{}", pod["metadata"]["namespace"], pod["metadata"]["name"]))
+            .collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
+    eventually("every sandbox is a pod's", SOON * 3, || {
+        let (sandboxes, pods) =
+            (cluster.node.pods().len(), cluster.api.list("Pod", "", "").unwrap_or_default().len());
+        if sandboxes <= pods { Ok(()) } else { Err(format!("{sandboxes} sandboxes, {pods} pods")) }
+    });
+}
+
+/// Addresses that the network plugin holds.
+fn reserved(cluster: &Cluster) -> usize {
+    e2e::leftovers::reservations(&cluster.node.config.reservations).len()
+}
+
+/// Nothing is left of a room's pods, asked of Gantline and of the kernel.
+fn nothing_of(cluster: &Cluster, room: &Room<'_>, addresses: usize) {
+    eventually("nothing is left", SOON * 3, || {
+        let sandboxes = cluster
+            .node
+            .pods()
+            .iter()
+            .filter(|pod| pod.metadata.as_ref().is_some_and(|of| of.namespace == room.name))
+            .count();
+        let now = reserved(cluster);
+        let netns =
+            e2e::leftovers::entries(&cluster.node.machine.path(&cluster.node.config.netns), &[]).len();
+        let shims = cluster.node.processes(|line| line.contains("gantline-shim")).len();
+        let all = cluster.node.pods().len();
+        if sandboxes == 0 && now == addresses && shims == all {
+            Ok(())
+        } else {
+            Err(format!(
+                "{sandboxes} sandboxes of it; {now} addresses, {addresses} before; {netns} netns; {shims} shims for {all} sandboxes"
+            ))
+        }
+    });
+}
+
+fn the_node_rebooted(cluster: &Cluster) {
+    let room = served(cluster, "reboot");
+    quiet(cluster, &room);
+    let addresses = reserved(cluster);
+    let before = room.pods("app=web").len();
+    cluster.reboot();
+    cluster.wait_until_whole();
+    eventually("every pod is back", SOON * 3, || {
+        let pods = room.pods("app=web");
+        let back = pods
+            .iter()
+            .filter(|pod| is_ready(pod) && status_of(pod, "web")["restartCount"].as_i64() >= Some(1))
+            .count();
+        if back == before { Ok(()) } else { Err(cluster.pods_in_words(&room.name)) }
+    });
+    let load = Load::start(cluster, &room, "web");
+    std::thread::sleep(Duration::from_secs(2));
+    let told = load.stop();
+    assert!(told.failed.is_empty(), "{:?}", told.failed);
+    eventually("no address is leaked", SOON * 3, || {
+        let now = reserved(cluster);
+        if now == addresses { Ok(()) } else { Err(format!("{now} addresses, {addresses} before")) }
+    });
+}

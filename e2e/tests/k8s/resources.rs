@@ -1,0 +1,113 @@
+//! Limits, OOM kills, resizing in place, quality of service.
+
+use e2e::cluster::Cluster;
+use e2e::cluster::room::{SOON, container, status_of};
+use e2e::eventually;
+use serde_json::{Value, json};
+
+tests![
+    oom_killed,
+    resize_in_place_without_a_restart,
+    qos_classes_have_their_cgroups,
+    limits_are_in_the_kernel,
+];
+
+fn limited(requests: Value, limits: Value) -> Value {
+    json!({"resources": {"requests": requests, "limits": limits}})
+}
+
+fn oom_killed(cluster: &Cluster) {
+    let room = cluster.room("oom");
+    let main =
+        container("main", "x=x; while :; do x=$x$x; done", limited(json!({}), json!({"memory": "32Mi"})));
+    room.pod(
+        "hungry",
+        json!({"restartPolicy": "Never", "containers": [main, container("other", "sleep 5", json!({}))]}),
+    );
+    assert_eq!(room.ended("hungry"), "Failed");
+    let pod = room.get("Pod", "hungry").unwrap();
+    let end = &status_of(&pod, "main")["state"]["terminated"];
+    assert_eq!((&end["reason"], &end["exitCode"]), (&json!("OOMKilled"), &json!(137)), "{end}");
+    assert_eq!(status_of(&pod, "other")["state"]["terminated"]["reason"], "Completed");
+}
+
+/// What a container's cgroup says: memory limit in bytes and CPU quota in microseconds of each 100 ms.
+const LIMITS: &str = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || \
+    cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
+
+fn resize_in_place_without_a_restart(cluster: &Cluster) {
+    let room = cluster.room("resize");
+    let before = json!({"cpu": "100m", "memory": "64Mi"});
+    room.pod("grows", json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", "sleep 1000", limited(before.clone(), before))]}));
+    room.ready("grows");
+    let limits = |room: &e2e::cluster::Room<'_>| {
+        room.exec("grows", LIMITS).ok().split_whitespace().map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(limits(&room), ["67108864", "10000"]);
+    let after = json!({"cpu": "200m", "memory": "96Mi"});
+    let change = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": after, "limits": after}}]}});
+    cluster.api.merge("Pod", &room.name, "grows", Some("resize"), &change).unwrap();
+    room.wait_pod("grows", "was resized", |pod| {
+        let told = &status_of(pod, "main")["resources"]["limits"];
+        (told["memory"] == "96Mi" && told["cpu"] == "200m").then_some(())
+    });
+    assert_eq!(limits(&room), ["100663296", "20000"]);
+    let pod = room.get("Pod", "grows").unwrap();
+    assert_eq!(status_of(&pod, "main")["restartCount"], 0);
+    assert_eq!(status_of(&pod, "main")["allocatedResources"]["memory"], "96Mi");
+}
+
+fn qos_classes_have_their_cgroups(cluster: &Cluster) {
+    let room = cluster.room("qos");
+    let same = json!({"cpu": "50m", "memory": "32Mi"});
+    let pods = [
+        ("guaranteed", limited(same.clone(), same), "Guaranteed"),
+        ("burstable", limited(json!({"cpu": "50m"}), json!({})), "Burstable"),
+        ("besteffort", json!({}), "BestEffort"),
+    ];
+    for (name, resources, _) in &pods {
+        room.pod(name, json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", "sleep 1000", resources.clone())]}));
+    }
+    for (name, _, class) in &pods {
+        let pod = room.ready(name);
+        assert_eq!(pod["status"]["qosClass"], *class);
+        let uid = pod["metadata"]["uid"].as_str().unwrap();
+        let group =
+            cluster.node.machine.sh(&format!("find /sys/fs/cgroup -maxdepth 6 -type d -name 'pod{uid}'"));
+        let within = format!(
+            "{}/kubepods/{}",
+            cluster.place.cgroup,
+            if *name == "guaranteed" { String::new() } else { format!("{name}/") }
+        );
+        assert!(!group.is_empty() && group.lines().all(|line| line.contains(&within)), "{name}: {group}");
+        let score: i64 = room.exec(name, "cat /proc/1/oom_score_adj").ok().trim().parse().unwrap();
+        match *name {
+            "besteffort" => assert_eq!(score, 1000),
+            "burstable" => assert!((2..1000).contains(&score), "{score}"),
+            // -997, or as low as a service without CAP_SYS_RESOURCE may go.
+            _ => assert!(score <= 0, "{score}"),
+        }
+    }
+    let uids: Vec<String> =
+        room.pods("").iter().map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_string()).collect();
+    for (name, _, _) in &pods {
+        room.delete("Pod", name);
+        room.gone(&format!("app={name}"));
+    }
+    eventually("their cgroups are gone", SOON, || {
+        let left: String = uids
+            .iter()
+            .map(|uid| {
+                cluster.node.machine.sh(&format!("find /sys/fs/cgroup -maxdepth 6 -type d -name 'pod{uid}'"))
+            })
+            .collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}
+
+fn limits_are_in_the_kernel(cluster: &Cluster) {
+    let room = cluster.room("limits");
+    let log =
+        room.once("told", LIMITS, limited(json!({"cpu": "250m"}), json!({"cpu": "500m", "memory": "48Mi"})));
+    assert_eq!(log.split_whitespace().collect::<Vec<_>>(), ["50331648", "50000"]);
+}
