@@ -23,7 +23,7 @@ const STILL: [(&str, &str); 5] = [
     ("gantline_log_dropped_bytes_total", "needs a full disk: tests/bad_days.rs fills one"),
     ("gantline_event_overflows_total", "needs a thousand events: a unit test of pod::events has them"),
     ("gantline_cni_dels_owed", "tests/people.rs owes one"),
-    ("gantline_records_unreadable", "needs a damaged store: a unit test of the pod room has one"),
+    ("gantline_records_unreadable", "needs a damaged store"),
     ("gantline_shims_lost", "for the moment in which a driver looks for its shim"),
 ];
 
