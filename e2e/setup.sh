@@ -49,6 +49,23 @@ if [ -n "$missing" ]; then
     rm -f "$log"
 fi
 
+# Prometheus of Debian's package, unpacked and not installed: nothing of it is to run on this machine by itself.
+tools=${CARGO_TARGET_DIR:-$root/target}/tools
+if [ ! -x "$tools/prometheus" ] || [ ! -x "$tools/promtool" ]; then
+    echo "setup: unpacking prometheus"
+    mkdir -p "$tools"
+    unpacked=$(mktemp -d "$tools/prometheus.XXXXXX")
+    # apt-get drops its rights for a download where it can; this directory is ours alone.
+    fetched() { (cd "$unpacked" && apt-get -o APT::Sandbox::User=root download -q prometheus) >"$unpacked/log" 2>&1; }
+    if ! { fetched || { apt-get update -q >/dev/null 2>&1 && fetched; }; } || ! dpkg -x "$unpacked"/*.deb "$unpacked"; then
+        tail -n 15 "$unpacked/log" >&2
+        rm -rf "$unpacked"
+        fail "apt-get could not download prometheus"
+    fi
+    mv "$unpacked/usr/bin/prometheus" "$unpacked/usr/bin/promtool" "$tools"
+    rm -rf "$unpacked"
+fi
+
 # at_least HAVE WANT: whether a dotted version is not below another.
 at_least() {
     [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]

@@ -38,6 +38,7 @@ pub mod programs;
 pub mod random;
 pub mod registry;
 pub mod stream;
+pub mod terminal;
 pub mod throughput;
 pub mod wait;
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageConfig, Images, Overlay, ProxyConfig};
-use network::{Cni, CniConfig, NetworkStatus, PodNetwork};
+use image::{ImageConfig, Images, LayerSink, Overlay, ProxyConfig};
+use network::{Cni, CniConfig, CommitSink, NetworkStatus, PodNetwork};
 use pod::{ContainerDefaults, OciHandler, Pods, PodsConfig, PrivilegedDevices, Rooms};
 use rpc::{
     Condition, Conditions, Handler, ImageRpc, NodeError, Readiness, RuntimeRpc, Streaming, StreamingConfig,
@@ -18,7 +18,7 @@ use shim_client::LocalShims;
 use telemetry::{Metrics, Stages};
 use tokio::net::UnixListener;
 
-use crate::admin::{Admin, Node, Phase, Shown};
+use crate::admin::{Admin, Node, Phase, Shown, TellConditions};
 use crate::apparmor;
 use crate::commands::version::VERSION;
 use crate::config::value::{CgroupDriver, ImageDefinedVolumes, IpPreference, UnsetSeccomp};
@@ -96,10 +96,19 @@ impl App {
         let admin = start_admin(&config, &shown)?;
 
         let stages = metrics.stages.clone();
-        let timed = ImageConfig { stages: stages.clone(), ..image_config(&config) };
-        let images = Images::open(timed).map_err(room("image"))?;
+        let (fetched, committed) = (Arc::clone(&metrics), Arc::clone(&metrics));
+        let told = ImageConfig {
+            stages: stages.clone(),
+            fetched: LayerSink::new(move |bytes, took| fetched.node.layer_fetched(bytes, took)),
+            commits: image::CommitSink::new(move |took| committed.node.committed("image", took)),
+            ..image_config(&config)
+        };
+        let images = Images::open(told).map_err(room("image"))?;
         let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
-        let cni = Cni::open(cni_config(&config, stages.clone())).map_err(room("network"))?;
+        let committed = Arc::clone(&metrics);
+        let commits = CommitSink::new(move |took| committed.node.committed("network", took));
+        let cni = CniConfig { commits, ..cni_config(&config, stages.clone()) };
+        let cni = Cni::open(cni).map_err(room("network"))?;
         let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
         let shims = LocalShims::new(shim, config.state.clone(), config.root.clone()).timed(stages);
         let shims = Arc::new(shims);
@@ -108,14 +117,17 @@ impl App {
         let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
         let (urls, streaming) =
             Streaming::listen(streaming_config(&config)).await.map_err(room("streaming"))?;
+        let conditions = conditions(&pods, &network);
         shown.opened(Node {
             images: images.clone(),
             pods: pods.clone(),
             network: Arc::clone(&network),
             streaming: urls.clone(),
+            conditions: Arc::clone(&conditions),
+            root: config.root.clone(),
             main: tokio::runtime::Handle::current(),
         });
-        let node = node(&config, &pods, network);
+        let node = node(&config, &pods, network, conditions);
         let listener = socket::bind(&config.socket(), config.server.socket_mode.0, config.server.socket_gid)?;
         let listener = UnixListener::from_std(listener).map_err(room("rpc"))?;
         Ok(Self {
@@ -248,6 +260,7 @@ fn cni_config(config: &Config, stages: Stages) -> CniConfig {
             IpPreference::Ipv6 => network::IpPreference::Ipv6,
             IpPreference::Cni => network::IpPreference::Cni,
         },
+        commits: CommitSink::default(),
         stages,
     }
 }
@@ -330,8 +343,22 @@ fn slice_path(slice: &str) -> String {
     ends.map(|end| format!("/{}.slice", &name[..end])).collect()
 }
 
+/// CRI's conditions as they are when asked.
+fn conditions(pods: &Pods, network: &Arc<dyn PodNetwork>) -> TellConditions {
+    let (pods, network) = (pods.clone(), Arc::clone(network));
+    Arc::new(move || Conditions {
+        runtime: health::condition(pods.is_recovered(), pods.health()),
+        network: match network.status() {
+            NetworkStatus::Ready => Condition::Ready,
+            NetworkStatus::NotReady { reason, message } => {
+                Condition::NotReady { reason: reason.to_owned(), message }
+            }
+        },
+    })
+}
+
 /// What rpc cannot see for itself.
-fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node {
+fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>, conditions: TellConditions) -> rpc::Node {
     // From where the pod room has it: what Status offers is what a pod can get.
     let PodsConfig { handlers, default_handler, .. } = pods.config();
     let handlers = handlers.iter().map(|(name, handler)| Handler {
@@ -344,20 +371,12 @@ fn node(config: &Config, pods: &Pods, network: Arc<dyn PodNetwork>) -> rpc::Node
     let programs = pods.config().handlers.iter().map(|(name, handler)| (name.clone(), json!(handler.binary)));
     let programs = serde_json::Value::Object(programs.collect());
     let settings = reference::flat(config);
-    let (asked, described, told) = (Arc::clone(&network), Arc::clone(&network), network);
-    let (pods, probed) = (pods.clone(), pods.clone());
+    let (described, told) = (Arc::clone(&network), network);
+    let probed = pods.clone();
     rpc::Node {
         version: VERSION.to_owned(),
         handlers,
-        conditions: Box::new(move || Conditions {
-            runtime: health::condition(pods.is_recovered(), pods.health()),
-            network: match asked.status() {
-                NetworkStatus::Ready => Condition::Ready,
-                NetworkStatus::NotReady { reason, message } => {
-                    Condition::NotReady { reason: reason.to_owned(), message }
-                }
-            },
-        }),
+        conditions: Box::new(move || conditions()),
         describe: Box::new(move || {
             let mut entries = match described.describe() {
                 serde_json::Value::Object(entries) => entries.into_iter().collect(),

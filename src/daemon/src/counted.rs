@@ -54,6 +54,10 @@ impl<N: PodNetwork> PodNetwork for Counted<N> {
         self.inner.status()
     }
 
+    fn owed(&self) -> Vec<String> {
+        self.inner.owed()
+    }
+
     fn reconfigure(&self, pod_cidr: &str) -> Result<(), NetworkError> {
         self.inner.reconfigure(pod_cidr)
     }

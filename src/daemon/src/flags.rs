@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Import(Import),
     /// Show what the running service is doing
     Status(Output),
+    /// Show what each pod uses: CPU, memory, network, restarts; live on a terminal
+    Top(TopFlags),
     /// Show what happened to pods and containers
     Events(EventsFlags),
     /// Say why a pod is not further: what it waits for, at which stage, since when, and what failed
@@ -131,6 +133,45 @@ pub(crate) struct EventsFlags {
     /// How it is printed; JSON comes one event a line.
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// `gantline top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopFlags {
+    /// Show one table and end
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) once: bool,
+    /// Show so many tables and end
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Seconds from one table to the next
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) interval: u64,
+    /// What comes first; on a terminal the keys c, m, i, o, r, a and n change it, q ends
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub(crate) sort: SortKey,
+    /// How it is printed; JSON comes one object a line.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What pods are sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SortKey {
+    /// The busiest first.
+    Cpu,
+    /// The largest first.
+    Memory,
+    /// Who receives most first.
+    In,
+    /// Who sends most first.
+    Out,
+    /// Who restarted most first.
+    Restarts,
+    /// The youngest first.
+    Age,
+    /// By namespace and name.
+    Name,
 }
 
 /// `gantline why`.

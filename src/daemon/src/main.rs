@@ -19,6 +19,7 @@ mod lock;
 mod notify;
 mod progress;
 mod runtimes;
+mod screen;
 mod socket;
 mod ui;
 
@@ -49,6 +50,7 @@ fn run(flags: Flags) -> Exit {
         Command::Pull(pull) => commands::transfer::pull(pull, common),
         Command::Import(import) => commands::transfer::import(import, common),
         Command::Status(output) => commands::status::run(output.output, common),
+        Command::Top(flags) => commands::top::run(&flags, common),
         Command::LookAtPaths => commands::look::run(),
         Command::Events(flags) => commands::events::run(flags, common),
         Command::Why(flags) => commands::why::run(flags, common),

@@ -78,7 +78,7 @@ fn lines(name: &str, progress: &Progress, columns: usize) -> Vec<String> {
         Phase::Unpacking => format!("{here}/{} layers", progress.layers.len()),
         Phase::Committing => "waiting for the disk".to_owned(),
     };
-    let mut lines = vec![fit(&format!("{name}  {what}"), columns)];
+    let mut lines = vec![ui::fit(&format!("{name}  {what}"), columns)];
     if progress.phase == Phase::Resolving {
         return lines;
     }
@@ -103,15 +103,7 @@ fn bar(label: &str, done: u64, total: u64, columns: usize) -> String {
     let filled = if total == 0 { width } else { filled.min(width) };
     let tip = if filled < width { ">" } else { "" };
     let bar = format!("{}{tip}", "=".repeat(filled));
-    fit(format!("{head}[{bar:<width$}] {counts}").trim_end(), columns)
-}
-
-fn fit(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        return text.to_owned();
-    }
-    let kept: String = text.chars().take(columns.saturating_sub(1)).collect();
-    format!("{kept}…")
+    ui::fit(format!("{head}[{bar:<width$}] {counts}").trim_end(), columns)
 }
 
 fn short(digest: &str) -> &str {

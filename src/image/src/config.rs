@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use store::CommitSink;
 use telemetry::Stages;
 
+use crate::progress::LayerSink;
 use crate::registry::ProxyConfig;
 
 /// The image room's settings. Everything has a default but the root.
@@ -32,6 +34,10 @@ pub struct ImageConfig {
     pub proxies: ProxyConfig,
     /// Where the stages of pulls and imports are timed.
     pub stages: Stages,
+    /// Who is told of each layer that was fetched.
+    pub fetched: LayerSink,
+    /// Who is told how long commits of the store take.
+    pub commits: CommitSink,
 }
 
 impl ImageConfig {
@@ -49,6 +55,8 @@ impl ImageConfig {
             measure_period: Duration::from_secs(10),
             proxies: ProxyConfig::default(),
             stages: Stages::default(),
+            fetched: LayerSink::default(),
+            commits: CommitSink::default(),
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Counters {
     pub layers_pulled: AtomicU64,
     /// Layers that a pull needed and that were there already, or under way for another pull.
     pub layers_reused: AtomicU64,
+    /// Compressed bytes of the layers that were there already.
+    pub skipped_bytes: AtomicU64,
     /// Requests to registries that were tried again.
     pub retries: AtomicU64,
 }

@@ -136,7 +136,7 @@ impl Images {
     /// process has it.
     pub fn open(config: ImageConfig) -> Result<Self, OpenError> {
         let layers = Layers::open(config.root.join("image")).map_err(OpenError::Disk)?;
-        let store = Store::open(&layers.store()).map_err(OpenError::Store)?;
+        let store = Store::open(&layers.store()).map_err(OpenError::Store)?.telling(config.commits.clone());
         let index = Mutex::new(load(&store, &layers, &config)?);
         let shared = Shared {
             writable: writable_mountpoint(&config.root, layers.base()),
@@ -162,6 +162,11 @@ impl Images {
     /// What pulls have done since [`Images::open`].
     pub fn counters(&self) -> Arc<Counters> {
         self.shared.counters.clone()
+    }
+
+    /// Pulls under way, each once however many wait for it.
+    pub fn pulls_in_progress(&self) -> usize {
+        self.shared.pulls.under_way()
     }
 
     /// Every image, oldest first, then by id.

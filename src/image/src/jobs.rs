@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use kernel::SysError;
 use model::{Classify, Digest, ErrorKind};
@@ -132,11 +133,11 @@ impl Shared {
     pub(crate) fn want_layer(self: &Arc<Self>, expected: &Expected, source: &Source) -> Wanted {
         let mut running = lock(&self.jobs.running);
         if lock(&self.index).layer(&expected.diff_id).is_some() {
-            Counters::add(&self.counters.layers_reused, 1);
+            self.count_reused(source);
             return Wanted::Here;
         }
         if let Some(interest) = running.get(&expected.diff_id).and_then(Weak::upgrade) {
-            Counters::add(&self.counters.layers_reused, 1);
+            self.count_reused(source);
             return Wanted::Joined(Waiting(interest));
         }
         let (wanted, unwanted) = oneshot::channel();
@@ -165,6 +166,13 @@ impl Shared {
         Wanted::Started(Waiting(interest))
     }
 
+    fn count_reused(&self, source: &Source) {
+        Counters::add(&self.counters.layers_reused, 1);
+        if source.is_remote() {
+            Counters::add(&self.counters.skipped_bytes, source.size);
+        }
+    }
+
     async fn run_layer(
         self: &Arc<Self>,
         expected: &Expected,
@@ -176,13 +184,20 @@ impl Shared {
             permit = self.jobs.at_once.acquire() => permit.map_err(|_| LayerError::Cancelled)?,
         };
         loop {
+            let began = Instant::now();
             match self.try_layer(expected, &source, &mut unwanted).await {
+                Ok(()) => {
+                    if source.is_remote() {
+                        self.config.fetched.tell(source.size, began.elapsed());
+                    }
+                    return Ok(());
+                }
                 // A mirror may be broken where the registry is not.
                 Err(error) if error.is_wrong_content() && source.pass_over() => {
                     let digest = source.digest.as_str();
                     tracing::warn!(digest, error = %model::chain(&error), "a host gave a wrong layer; the next is asked");
                 }
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }

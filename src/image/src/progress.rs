@@ -1,6 +1,8 @@
 //! How far a pull is, for people who watch it.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::Digest;
 
@@ -44,3 +46,29 @@ pub enum Progress {
 
 /// Called from any thread, often; must not block.
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Is told of each layer that was fetched and unpacked: its compressed bytes, and how long both took together. By
+/// default nobody is.
+#[derive(Clone, Default)]
+pub struct LayerSink(Option<Arc<TellLayer>>);
+
+type TellLayer = dyn Fn(u64, Duration) + Send + Sync;
+
+impl LayerSink {
+    /// Calls `tell` from any thread; it must not block.
+    pub fn new(tell: impl Fn(u64, Duration) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    pub(crate) fn tell(&self, bytes: u64, took: Duration) {
+        if let Some(tell) = &self.0 {
+            tell(bytes, took);
+        }
+    }
+}
+
+impl fmt::Debug for LayerSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "LayerSink(told)" } else { "LayerSink(nobody)" })
+    }
+}

@@ -102,6 +102,12 @@ type Key = (ImageRef, Option<Credentials>);
 #[derive(Default)]
 pub(crate) struct Pulls(Mutex<HashMap<Key, Running>>);
 
+impl Pulls {
+    pub(crate) fn under_way(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
 struct Running {
     outcome: watch::Receiver<Outcome>,
     watchers: Watchers,

@@ -46,6 +46,11 @@ pub(crate) struct Hosts {
 }
 
 impl Source {
+    /// Whether the bytes come over the network.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.from, From::Registry(..))
+    }
+
     /// What came is not the blob: whoever gave it is passed over the next time. False: nobody else is left.
     pub(crate) fn pass_over(&mut self) -> bool {
         let From::Registry(repository, hosts) = &mut self.from else { return false };

@@ -10,6 +10,8 @@ use crate::{SysError, mount};
 pub struct Capacity {
     /// All bytes.
     pub bytes: u64,
+    /// Those that a process without privileges may still take.
+    pub bytes_available: u64,
     /// All inodes; 0 where there is no such bound.
     pub inodes: u64,
     /// Free inodes.
@@ -23,7 +25,8 @@ pub struct Capacity {
 pub fn capacity(path: &Path) -> Result<Capacity, SysError> {
     let stat = rustix::fs::statvfs(path).map_err(|e| SysError::path("statvfs", path, e))?;
     let bytes = stat.f_blocks.saturating_mul(stat.f_frsize);
-    Ok(Capacity { bytes, inodes: stat.f_files, inodes_free: stat.f_ffree })
+    let bytes_available = stat.f_bavail.saturating_mul(stat.f_frsize);
+    Ok(Capacity { bytes, bytes_available, inodes: stat.f_files, inodes_free: stat.f_ffree })
 }
 
 /// What is left of a file system for those who may not use its administrator's reserve.
@@ -78,7 +81,8 @@ mod tests {
     #[test]
     fn the_root_file_system_lies_on_something() {
         let capacity = capacity(Path::new("/")).unwrap();
-        assert!(capacity.bytes > 0 && capacity.inodes >= capacity.inodes_free);
+        assert!(capacity.bytes > 0 && capacity.bytes >= capacity.bytes_available);
+        assert!(capacity.inodes >= capacity.inodes_free);
         assert!(!source(Path::new("/")).unwrap().is_empty());
         assert_eq!(device_name(0, 0), None);
         assert!(super::capacity(Path::new("/gantline-no-such")).unwrap_err().is_not_found());

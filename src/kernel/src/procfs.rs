@@ -1,6 +1,7 @@
-//! What /proc tells of one process's open files. A process that is gone is a `None`.
+//! What /proc tells of processes' open files and memory, and of the node's. A process that is gone is a `None`.
 
 use std::fs;
+use std::time::Duration;
 
 /// The open files of one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,29 @@ pub fn open_files_max(pid: u32) -> Option<u64> {
     soft_limit(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?, "Max open files")
 }
 
+/// The memory of a process that is in RAM, bytes (proc_pid_status(5)).
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    kilobytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
+}
+
+/// The CPU time that this process and its threads have used.
+pub fn own_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
+}
+
+/// The node's memory, bytes: all of it, and what new work could have without swapping (proc_kilobytes(5)).
+pub fn node_memory() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    Some((kilobytes(&text, "MemTotal:")?, kilobytes(&text, "MemAvailable:")?))
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(rest.split_ascii_whitespace().next()?.parse::<u64>().ok()?.saturating_mul(1024))
+}
+
 fn soft_limit(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_ascii_whitespace().next()?.parse().ok()
@@ -72,5 +96,15 @@ mod tests {
         assert_eq!(soft_limit(text, "Max open files"), Some(1024));
         assert_eq!(soft_limit(text, "Max cpu time"), None);
         assert!(open_files_max(std::process::id()).is_some());
+    }
+
+    #[test]
+    fn memory_and_time_are_told() {
+        assert_eq!(kilobytes("MemTotal:        2048 kB\nMemFree: 1 kB\n", "MemTotal:"), Some(2 << 20));
+        let (all, available) = node_memory().unwrap();
+        assert!(all >= available && available > 0);
+        assert!(resident_bytes(std::process::id()).unwrap() > 4096);
+        assert_eq!(resident_bytes(u32::MAX), None);
+        assert!(own_cpu_time() > Duration::ZERO);
     }
 }

@@ -18,6 +18,7 @@ use futures_util::StreamExt as _;
 use kernel::namespace;
 use model::{PodId, chain as tell};
 use serde_json::Value;
+use store::CommitSink;
 use telemetry::Stages;
 use tokio::sync::{OwnedMutexGuard, RwLock};
 use tokio::task::JoinHandle;
@@ -57,6 +58,8 @@ pub struct CniConfig {
     pub plugin_deadline: Duration,
     /// Which of a pod's addresses comes first.
     pub ip_preference: IpPreference,
+    /// Who is told how long commits of the journal take.
+    pub commits: CommitSink,
     /// Where the plugins' invocations are timed.
     pub stages: Stages,
 }
@@ -95,7 +98,7 @@ impl Cni {
     pub fn open(config: CniConfig) -> Result<Self, NetworkError> {
         let chain =
             Arc::new(Chain::new(config.bin_dirs.clone(), config.plugin_deadline, config.stages.clone()));
-        let journal = Journal::open(&config.root)?;
+        let journal = Journal::open(&config.root, config.commits.clone())?;
         let readiness =
             Arc::new(Readiness::new(config.conf_dir.clone(), config.bin_dirs.clone(), Arc::clone(&chain)));
         let refresher = tokio::spawn(Arc::clone(&readiness).keep_fresh());
@@ -284,6 +287,10 @@ impl PodNetwork for Cni {
 
     fn status(&self) -> NetworkStatus {
         self.inner.readiness.status()
+    }
+
+    fn owed(&self) -> Vec<String> {
+        self.inner.journal.known()
     }
 
     fn reconfigure(&self, pod_cidr: &str) -> Result<(), NetworkError> {

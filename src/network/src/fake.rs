@@ -209,6 +209,10 @@ impl PodNetwork for FakeNetwork {
         }
     }
 
+    fn owed(&self) -> Vec<String> {
+        lock(&self.host.0).owed.iter().map(ToString::to_string).collect()
+    }
+
     fn status(&self) -> NetworkStatus {
         lock(&self.status).clone()
     }

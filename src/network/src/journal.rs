@@ -2,13 +2,14 @@
 //! last plugin of the DEL succeeded; it holds all that the DEL needs, whatever became of the configuration, the
 //! network namespace or the service in between.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::PodId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use store::{Store, StoreError, Table};
+use store::{CommitSink, Store, StoreError, Table};
 
 use crate::NetworkError;
 
@@ -44,25 +45,43 @@ impl Owed {
 
 /// The journal. Cheap to clone; every call runs on the blocking pool, because a commit waits for the disk.
 #[derive(Clone)]
-pub(crate) struct Journal(Arc<Store>);
+pub(crate) struct Journal {
+    store: Arc<Store>,
+    /// The keys of the records, for those who may not wait for the disk.
+    owed: Arc<Mutex<HashSet<String>>>,
+}
 
 impl Journal {
     /// Opens or makes `<root>/network/store.redb`.
-    pub(crate) fn open(root: &Path) -> Result<Self, NetworkError> {
+    pub(crate) fn open(root: &Path, commits: CommitSink) -> Result<Self, NetworkError> {
         let dir = root.join("network");
         std::fs::create_dir_all(&dir).map_err(|e| NetworkError::Host {
             attempt: "make the network journal's directory",
             source: kernel::SysError::path("mkdir", &dir, e),
         })?;
-        let store = Store::open(&dir.join("store.redb")).map_err(failed("open"))?;
-        Ok(Self(Arc::new(store)))
+        let store = Store::open(&dir.join("store.redb")).map_err(failed("open"))?.telling(commits);
+        let all = store.list(&OWED).map_err(failed("list owed DELs"))?;
+        let owed = all.into_iter().map(|(key, _)| key).collect();
+        Ok(Self { store: Arc::new(store), owed: Arc::new(Mutex::new(owed)) })
+    }
+
+    /// The ids of all pods that something is owed to, from memory.
+    pub(crate) fn known(&self) -> Vec<String> {
+        self.keys().iter().cloned().collect()
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashSet<String>> {
+        // Each change is one insertion or removal.
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From here on a DEL is owed to the pod.
     pub(crate) async fn owe(&self, pod: &PodId, owed: Owed) -> Result<(), NetworkError> {
-        let pod = pod.clone();
-        self.blocking("write an owed DEL", move |store| store.write(|w| w.put(&OWED, pod.as_str(), &owed)))
-            .await
+        let key = pod.clone();
+        self.blocking("write an owed DEL", move |store| store.write(|w| w.put(&OWED, key.as_str(), &owed)))
+            .await?;
+        self.keys().insert(pod.to_string());
+        Ok(())
     }
 
     /// What is owed to the pod, if anything.
@@ -73,11 +92,13 @@ impl Journal {
 
     /// Nothing is owed to the pod any more.
     pub(crate) async fn paid(&self, pod: &PodId) -> Result<(), NetworkError> {
-        let pod = pod.clone();
+        let key = pod.clone();
         self.blocking("remove an owed DEL", move |store| {
-            store.write(|w| w.remove(&OWED, pod.as_str())).map(drop)
+            store.write(|w| w.remove(&OWED, key.as_str())).map(drop)
         })
-        .await
+        .await?;
+        self.keys().remove(pod.as_str());
+        Ok(())
     }
 
     /// Every pod that something is owed to. A record that cannot be read is told and does not hide the others.
@@ -96,12 +117,12 @@ impl Journal {
 
     /// The node's pod CIDRs, as the kubelet last said them.
     pub(crate) fn pod_cidrs(&self) -> Result<Vec<String>, NetworkError> {
-        Ok(self.0.get(&NODE, POD_CIDRS).map_err(failed("read the pod CIDRs"))?.unwrap_or_default())
+        Ok(self.store.get(&NODE, POD_CIDRS).map_err(failed("read the pod CIDRs"))?.unwrap_or_default())
     }
 
     /// Keeps them: the kubelet says them once.
     pub(crate) fn set_pod_cidrs(&self, cidrs: &Vec<String>) -> Result<(), NetworkError> {
-        self.0.write(|w| w.put(&NODE, POD_CIDRS, cidrs)).map_err(failed("write the pod CIDRs"))
+        self.store.write(|w| w.put(&NODE, POD_CIDRS, cidrs)).map_err(failed("write the pod CIDRs"))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -109,7 +130,7 @@ impl Journal {
         attempt: &'static str,
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, NetworkError> {
-        let store = Arc::clone(&self.0);
+        let store = Arc::clone(&self.store);
         blocking(move || work(&store)).await?.map_err(failed(attempt))
     }
 }

@@ -41,6 +41,7 @@ pub use dial::{DialError, dial};
 pub use error::{Command, NetworkError, PluginError};
 pub use lo::lo_up;
 pub use stats::{InterfaceStats, interface_stats};
+pub use store::CommitSink;
 
 /// The interface that every pod has (the kubelet and critest expect this name).
 pub const POD_INTERFACE: &str = "eth0";
@@ -67,6 +68,9 @@ pub trait PodNetwork: Send + Sync {
 
     /// Whether pods can be connected. Answers from memory.
     fn status(&self) -> NetworkStatus;
+
+    /// The ids of all pods that a DEL is owed to, the living ones among them. Answers from memory.
+    fn owed(&self) -> Vec<String>;
 
     /// Takes the node's pod CIDRs, comma-separated (UpdateRuntimeConfig): writes a configuration from the
     /// template, where there is a template and no valid configuration.

@@ -8,6 +8,7 @@
 //! every subscription of the first minutes begins with it (ADR 120).
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,7 @@ const RECOVERY_TOLD: Duration = Duration::from_secs(5 * 60);
 pub struct Events {
     sender: broadcast::Sender<Arc<Event>>,
     told: Arc<Mutex<Told>>,
+    overflows: Arc<AtomicU64>,
 }
 
 /// What was sent already.
@@ -132,13 +134,18 @@ pub struct Subscription {
     first: VecDeque<Arc<Event>>,
     behind: bool,
     next: broadcast::Receiver<Arc<Event>>,
+    overflows: Arc<AtomicU64>,
 }
 
 impl Default for Events {
     fn default() -> Self {
         let told =
             Told { past: VecDeque::new(), opened_at: now(), recovered: Recovered::Unheard(Vec::new()) };
-        Self { sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX), told: Arc::new(Mutex::new(told)) }
+        Self {
+            sender: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX),
+            told: Arc::new(Mutex::new(told)),
+            overflows: Arc::default(),
+        }
     }
 }
 
@@ -174,12 +181,21 @@ impl Events {
     pub fn subscribe(&self) -> Subscription {
         let mut told = self.told();
         let (first, behind) = told.recovered.begin();
-        Subscription { first, behind, next: self.sender.subscribe() }
+        self.subscription(first, behind)
     }
 
     /// Hears everything from now on.
     pub fn news(&self) -> Subscription {
-        Subscription { first: VecDeque::new(), behind: false, next: self.sender.subscribe() }
+        self.subscription(VecDeque::new(), false)
+    }
+
+    fn subscription(&self, first: VecDeque<Arc<Event>>, behind: bool) -> Subscription {
+        Subscription { first, behind, next: self.sender.subscribe(), overflows: Arc::clone(&self.overflows) }
+    }
+
+    /// How many subscriptions ended because their reader fell behind.
+    pub fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
     }
 
     /// How many hear.
@@ -226,13 +242,17 @@ impl Subscription {
     /// [`NoMoreEvents`]: the subscription is over.
     pub async fn next(&mut self) -> Result<Arc<Event>, NoMoreEvents> {
         if std::mem::take(&mut self.behind) {
+            self.overflows.fetch_add(1, Ordering::Relaxed);
             return Err(NoMoreEvents::FellBehind);
         }
         if let Some(event) = self.first.pop_front() {
             return Ok(event);
         }
         self.next.recv().await.map_err(|error| match error {
-            broadcast::error::RecvError::Lagged(_) => NoMoreEvents::FellBehind,
+            broadcast::error::RecvError::Lagged(_) => {
+                self.overflows.fetch_add(1, Ordering::Relaxed);
+                NoMoreEvents::FellBehind
+            }
             broadcast::error::RecvError::Closed => NoMoreEvents::Stopping,
         })
     }

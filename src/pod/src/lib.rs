@@ -21,6 +21,7 @@ mod image_volumes;
 mod index;
 mod info;
 mod meter;
+mod overview;
 mod pods;
 mod probe;
 mod queue;
@@ -42,6 +43,7 @@ pub use error::PodError;
 pub use events::{Event, EventKind, Events, NoMoreEvents, PastEvent, Subscription};
 pub use exec::{Attachment, ExecOutput, Session, Streams, Wanted};
 pub use host_paths::serve as serve_host_paths;
+pub use overview::{Overview, Recovery};
 pub use pods::{Pods, Rooms};
 pub use probe::{Failing, Health, Part};
 pub use state::{

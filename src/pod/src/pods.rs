@@ -4,7 +4,7 @@
 //! published. Reads never wait for work.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use image::{Images, Snapshots};
@@ -27,6 +27,7 @@ use crate::filters::Filters;
 use crate::host;
 use crate::index::Index;
 use crate::meter::Meter;
+use crate::overview::Recovery;
 use crate::probe::{self, Prober};
 use crate::records::{ContainerRecord, PodRecord, Records};
 use crate::sandbox;
@@ -69,7 +70,9 @@ impl Pods {
     /// When the store cannot be opened or read, or the node has no cgroups.
     pub fn open(config: PodsConfig, rooms: Rooms) -> Result<Self, PodError> {
         let config = Arc::new(config);
-        let records = Records::open(&config.root)?;
+        let metrics = Arc::clone(&rooms.metrics);
+        let commits = store::CommitSink::new(move |took| metrics.node.committed("pod", took));
+        let records = Records::open(&config.root, commits)?;
         let found = records.load()?;
         for record in &found.unreadable {
             error!(error = %record, "a record that cannot be read is left where it is");
@@ -102,6 +105,10 @@ impl Pods {
             meter: Meter::default(),
             prober: Prober::default(),
             log_dropped_bytes: rooms.metrics.log_dropped_bytes.clone(),
+            exits: rooms.metrics.node.container_exits.clone(),
+            failures: rooms.metrics.node.failures.clone(),
+            recovery: OnceLock::new(),
+            unreadable: found.unreadable,
         });
         let (done, recovered) = watch::channel(false);
         let pods = Self { host: Arc::clone(&host), recovered, filters: Filters::default() };
@@ -115,7 +122,10 @@ impl Pods {
                 let _ = recovered.await;
             }
             sweep::sweep(&host).await;
-            rooms.metrics.recovered_in(began.elapsed());
+            let took = began.elapsed();
+            rooms.metrics.recovered_in(took);
+            // Set once, here.
+            let _ = host.recovery.set(Recovery { pods: count, took });
             info!(pods = count, elapsed_ms = began.elapsed().as_millis(), "recovered");
             // What is awaited below holds no pod.
             let events = host.events.clone();

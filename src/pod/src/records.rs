@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use model::{ContainerConfig, ContainerId, ImageId, PodConfig, PodId, Resources, Signal, UnixNanos};
 use serde::{Deserialize, Serialize};
-use store::{Store, StoreError, Table};
+use store::{CommitSink, Store, StoreError, Table};
 
 use crate::error::{Cause, PodError};
 use crate::state::{ContainerPhase, PodPhase, User};
@@ -80,9 +80,9 @@ pub(crate) struct Records(Arc<Store>);
 
 impl Records {
     /// Opens `pod.redb` below the service's root.
-    pub(crate) fn open(root: &Path) -> Result<Self, PodError> {
+    pub(crate) fn open(root: &Path, commits: CommitSink) -> Result<Self, PodError> {
         let store = Store::open(&root.join("pod.redb")).map_err(|e| PodError::Store(Cause::new(e)))?;
-        Ok(Self(Arc::new(store)))
+        Ok(Self(Arc::new(store.telling(commits))))
     }
 
     /// Commits changes durably, all or none.

@@ -57,6 +57,11 @@ impl Troubles {
         kept.push_back(trouble);
     }
 
+    /// The last ones, the newest first.
+    pub(crate) fn last(&self, most: usize) -> Vec<Trouble> {
+        self.lock().iter().rev().take(most).cloned().collect()
+    }
+
     fn of(&self, is_meant: impl Fn(&Trouble) -> bool) -> Vec<Trouble> {
         self.lock().iter().filter(|trouble| is_meant(trouble)).cloned().collect()
     }

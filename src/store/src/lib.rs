@@ -6,10 +6,12 @@
 
 mod record;
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use model::{Classify, ErrorKind};
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -84,6 +86,23 @@ impl<T> Table<T> {
     }
 }
 
+/// Is told how long each durable commit took, from the change's end until the disk had it or refused. By default nobody is.
+#[derive(Clone, Default)]
+pub struct CommitSink(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
+
+impl CommitSink {
+    /// Calls `tell` from any thread; it must not block.
+    pub fn new(tell: impl Fn(Duration) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+}
+
+impl fmt::Debug for CommitSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "CommitSink(told)" } else { "CommitSink(nobody)" })
+    }
+}
+
 /// One file of tables.
 ///
 /// After an I/O error (a disk that was full for a moment) redb refuses everything until the file is opened anew, so it
@@ -94,6 +113,7 @@ pub struct Store {
     database: RwLock<Option<Database>>,
     /// Whether an I/O error happened since it was opened.
     broken: AtomicBool,
+    commits: CommitSink,
 }
 
 impl Store {
@@ -103,7 +123,14 @@ impl Store {
     /// [`StoreError::Open`], also when another process has it open.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let database = RwLock::new(Some(open(path)?));
-        Ok(Self { path: path.to_owned(), database, broken: AtomicBool::new(false) })
+        let broken = AtomicBool::new(false);
+        Ok(Self { path: path.to_owned(), database, broken, commits: CommitSink::default() })
+    }
+
+    /// Tells `commits` of every durable commit from now on.
+    #[must_use]
+    pub fn telling(self, commits: CommitSink) -> Self {
+        Self { commits, ..self }
     }
 
     /// Runs `work` on the database, which stays what it is meanwhile.
@@ -163,7 +190,13 @@ impl Store {
             transaction.set_durability(durability).map_err(|e| self.failed("begin", e.into()))?;
             let mut write = Write { store: self, transaction };
             let result = change(&mut write)?;
-            write.transaction.commit().map_err(|e| self.failed("commit", e.into()))?;
+            let began = Instant::now();
+            let committed = write.transaction.commit();
+            // One that waits for no disk tells nothing of it.
+            if let (Durability::Immediate, Some(tell)) = (durability, &self.commits.0) {
+                tell(began.elapsed());
+            }
+            committed.map_err(|e| self.failed("commit", e.into()))?;
             Ok(result)
         })
     }
@@ -305,6 +338,22 @@ mod tests {
         assert_eq!(names, [("a".to_owned(), "one".to_owned()), ("b".to_owned(), "two".to_owned())]);
         assert!(store.write(|w| w.remove(&NAMES, "a")).unwrap());
         assert_eq!(store.get(&NAMES, "a").unwrap(), None);
+    }
+
+    #[test]
+    fn each_commit_is_told_and_what_is_not_committed_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let sink = CommitSink::new(move |took| tell.lock().unwrap().push(took));
+        let store = Store::open(&dir.path().join("store.redb")).unwrap().telling(sink);
+        store.write(|w| w.put(&NAMES, "a", &"one".to_owned())).unwrap();
+        let refused =
+            || StoreError::Record { table: "names", key: "a".into(), source: RecordError::Checksum };
+        store.write(|_| -> Result<(), _> { Err(refused()) }).unwrap_err();
+        store.write_soon(|w| w.remove(&NAMES, "a")).unwrap();
+        let told = told.lock().unwrap();
+        assert!(matches!(told[..], [took] if took > Duration::ZERO), "{told:?}");
     }
 
     #[test]

@@ -9,13 +9,15 @@
 pub mod field;
 mod log;
 mod metrics;
+mod node;
 mod stages;
 mod text;
 mod trace;
 
 pub use log::{LogConfig, LogError, LogFormat, LogHandle, init, log_panics};
 pub use metrics::{Counter, CounterBy, Level, LevelBy, Metrics, Operation, Operations};
-pub use stages::{Stage, StageNow, Stages, millis};
+pub use node::NodeMetrics;
+pub use stages::{Spent, Stage, StageNow, Stages, millis};
 pub use text::Exposition;
 pub use trace::{
     OtlpProtocol, SettingsError, TraceConfig, TraceError, TraceSettings, Traces, adopt, end, fail, trace_id,

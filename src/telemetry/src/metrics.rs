@@ -1,7 +1,8 @@
 //! The metrics of one service, all under the prefix `gantline_`, and their encoding for a scraper.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,12 +16,17 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing::Span;
 
+use crate::node::NodeMetrics;
 use crate::stages::Stages;
 use crate::text::{Exposition, classic};
 use crate::{field, trace};
 
 /// Durations: 0.5 ms, 1 ms, 2 ms … 65 s. A stage of a pod start takes about 1 ms, a pull may take a minute.
 const DURATION_BUCKETS: (f64, f64, u16) = (0.000_5, 2.0, 18);
+
+/// Values that one label takes, at most: the names of CNI plugins come from files. Beyond, they are [`OTHER`].
+const LABEL_VALUES_MAX: usize = 64;
+const OTHER: &str = "other";
 
 /// A duration; each bucket remembers the trace of the last one in it that has one.
 type Durations = HistogramWithExemplars<Exemplar>;
@@ -56,6 +62,8 @@ pub struct Metrics {
     pub operations: Operations,
     /// The parts that requests are made of.
     pub stages: Stages,
+    /// The node and this process.
+    pub node: NodeMetrics,
     /// CNI plugin invocations that failed, by plugin type.
     pub cni_errors: CounterBy,
     /// Bytes received from registries.
@@ -91,6 +99,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("gantline");
         let operations = Operations::register(&mut registry);
         let stages = Stages::register(&mut registry);
+        let node = NodeMetrics::register(&mut registry);
         let cni_errors = CounterBy::new("plugin");
         registry.register(
             "cni_errors",
@@ -154,6 +163,7 @@ impl Metrics {
             registry,
             operations,
             stages,
+            node,
             cni_errors,
             pull_bytes,
             pulls,
@@ -190,7 +200,7 @@ impl Metrics {
 
 /// A number that only grows.
 #[derive(Clone, Default)]
-pub struct Counter(PlainCounter);
+pub struct Counter(pub(crate) PlainCounter);
 
 impl Counter {
     /// Adds.
@@ -211,28 +221,28 @@ impl Counter {
 
 /// Numbers that only grow, one for each value of a label.
 #[derive(Clone)]
-pub struct CounterBy(Family<[(&'static str, String); 1], PlainCounter>, &'static str);
+pub struct CounterBy(pub(crate) Family<[(&'static str, String); 1], PlainCounter>, Label);
 
 impl CounterBy {
-    fn new(label: &'static str) -> Self {
-        Self(Family::default(), label)
+    pub(crate) fn new(label: &'static str) -> Self {
+        Self(Family::default(), Label::new(label))
     }
 
     /// Adds one to the counter of `value`. Values must come from a small set: each makes a time series.
     pub fn increment(&self, value: &str) {
-        self.0.get_or_create(&[(self.1, value.to_owned())]).inc();
+        self.0.get_or_create(&self.1.is(value)).inc();
     }
 
     /// As [`Counter::reach`], for the counter of `value`.
     pub fn reach(&self, value: &str, total: u64) {
-        let counter = self.0.get_or_create(&[(self.1, value.to_owned())]);
+        let counter = self.0.get_or_create(&self.1.is(value));
         counter.inc_by(total.saturating_sub(counter.get()));
     }
 }
 
 /// A number that goes up and down.
 #[derive(Clone, Default)]
-pub struct Level(Gauge);
+pub struct Level(pub(crate) Gauge);
 
 impl Level {
     /// What it is now.
@@ -243,17 +253,42 @@ impl Level {
 
 /// Numbers that go up and down, one for each value of a label.
 #[derive(Clone)]
-pub struct LevelBy(Family<[(&'static str, String); 1], Gauge>, &'static str);
+pub struct LevelBy(pub(crate) Family<[(&'static str, String); 1], Gauge>, Label);
 
 impl LevelBy {
-    fn new(label: &'static str) -> Self {
-        Self(Family::default(), label)
+    pub(crate) fn new(label: &'static str) -> Self {
+        Self(Family::default(), Label::new(label))
     }
 
     /// What the number of `value` is now.
     pub fn set(&self, value: &str, level: usize) {
         let level = i64::try_from(level).unwrap_or(i64::MAX);
-        self.0.get_or_create(&[(self.1, value.to_owned())]).set(level);
+        self.0.get_or_create(&self.1.is(value)).set(level);
+    }
+}
+
+/// A label and the values that it has taken: a name that comes from outside cannot make series without end.
+#[derive(Clone)]
+pub(crate) struct Label {
+    name: &'static str,
+    values: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Label {
+    fn new(name: &'static str) -> Self {
+        Self { name, values: Arc::default() }
+    }
+
+    fn is(&self, value: &str) -> [(&'static str, String); 1] {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = values.contains(value);
+        if !known && values.len() >= LABEL_VALUES_MAX {
+            return [(self.name, OTHER.to_owned())];
+        }
+        if !known {
+            values.insert(value.to_owned());
+        }
+        [(self.name, value.to_owned())]
     }
 }
 
@@ -338,6 +373,19 @@ impl Drop for Operation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_cannot_grow_without_bound() {
+        let metrics = Metrics::new();
+        for plugin in 0..1000 {
+            metrics.cni_errors.increment(&format!("plugin-{plugin}"));
+        }
+        let text = metrics.encode(Exposition::OpenMetrics);
+        let series = text.lines().filter(|line| line.starts_with("gantline_cni_errors_total{")).count();
+        assert_eq!(series, LABEL_VALUES_MAX + 1);
+        let rest = 1000 - LABEL_VALUES_MAX;
+        assert!(text.contains(&format!("gantline_cni_errors_total{{plugin=\"other\"}} {rest}")), "{text}");
+    }
 
     #[test]
     fn what_is_recorded_is_what_a_scraper_reads() {

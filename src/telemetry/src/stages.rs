@@ -25,11 +25,23 @@ struct StageLabels {
 pub struct Stages {
     durations: Histograms<StageLabels>,
     under_way: Arc<Mutex<UnderWay>>,
+    spent: Arc<Mutex<BTreeMap<&'static str, Spent>>>,
+}
+
+/// What a stage has cost since the service started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// How often it was passed.
+    pub count: u64,
+    /// All of it.
+    pub total: Duration,
+    /// The one that took longest.
+    pub slowest: Duration,
 }
 
 impl Default for Stages {
     fn default() -> Self {
-        Self { durations: timings(), under_way: Arc::default() }
+        Self { durations: timings(), under_way: Arc::default(), spent: Arc::default() }
     }
 }
 
@@ -105,6 +117,18 @@ impl Stages {
 
     fn observe(&self, stage: &'static str, took: Duration, trace: Option<String>) {
         observe(&self.durations, &StageLabels { stage }, took, trace);
+        // Three additions: a panic elsewhere leaves it whole.
+        let mut all = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let spent = all.entry(stage).or_default();
+        spent.count += 1;
+        spent.total += took;
+        spent.slowest = spent.slowest.max(took);
+    }
+
+    /// What each stage has cost so far, by name.
+    pub fn spent(&self) -> Vec<(&'static str, Spent)> {
+        let all = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(stage, spent)| (*stage, *spent)).collect()
     }
 
     /// What is under way, the oldest first.
@@ -236,6 +260,15 @@ mod tests {
         assert_eq!(named(&stages), [("shim_start", "pod-b".to_owned())]);
         drop(second);
         assert!(named(&stages).is_empty());
+    }
+
+    #[test]
+    fn what_stages_cost_adds_up() {
+        let stages = Metrics::new().stages.clone();
+        stages.note("netns", &[], SystemTime::now(), Duration::from_millis(3), true);
+        stages.note("netns", &[], SystemTime::now(), Duration::from_millis(1), true);
+        let spent = Spent { count: 2, total: Duration::from_millis(4), slowest: Duration::from_millis(3) };
+        assert_eq!(stages.spent(), [("netns", spent)]);
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! The service's own door, beside CRI: metrics and health over HTTP for machines, pulls and status over a
-//! Unix socket for `gantline pull`, `import`, `status`, `events` and `why`.
+//! Unix socket for `gantline pull`, `import`, `status`, `top`, `events` and `why`.
 //!
 //! It runs on a thread and a runtime of its own, so that a busy request path cannot starve it. Work that it
 //! is asked for runs on the main runtime. The TCP listener has metrics and health alone.
 
 pub(crate) mod api;
 pub(crate) mod client;
+mod collect;
 pub(crate) mod events;
 mod node;
 mod server;
+pub(crate) mod status;
 pub(crate) mod story;
+pub(crate) mod top;
 
 use std::io;
 use std::net::TcpListener;
@@ -17,13 +20,13 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use telemetry::Metrics;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use node::Node;
+pub(crate) use node::{Node, TellConditions};
 
 /// Where the service is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub(crate) struct Shown {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) socket: PathBuf,
     started: Instant,
+    /// The same, seconds since 1970.
+    started_at: f64,
     phase: RwLock<Phase>,
     recovery_ms: OnceLock<u64>,
     node: OnceLock<Node>,
@@ -69,6 +74,7 @@ impl Shown {
             metrics,
             socket,
             started: Instant::now(),
+            started_at: UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64()),
             phase: RwLock::new(Phase::Starting),
             recovery_ms: OnceLock::new(),
             node: OnceLock::new(),

@@ -21,10 +21,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::api::Status;
 use super::story::WhyBody;
-use super::{Phase, Shown, events, story};
-use crate::commands::version::VERSION;
+use super::{Phase, Shown, collect, events, status, story, top};
 use crate::jobs;
 
 /// Connections at once; more wait to be accepted.
@@ -116,9 +114,7 @@ async fn answer(request: Request<Incoming>, shown: &Arc<Shown>, door: Door) -> R
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str(), door) {
         (&Method::GET, "/metrics", _) => {
-            if let Some(node) = shown.node.get() {
-                node.collect(&shown.metrics);
-            }
+            collect::collect(shown);
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             let form = telemetry::Exposition::wanted(accept);
             text(StatusCode::OK, form.content_type(), shown.metrics.encode(form))
@@ -128,7 +124,11 @@ async fn answer(request: Request<Incoming>, shown: &Arc<Shown>, door: Door) -> R
             Phase::Serving => plain(StatusCode::OK, "ok\n"),
             phase => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", phase.word())),
         },
-        (&Method::GET, "/status", Door::Admin) => json(&status(shown)),
+        (&Method::GET, "/status", Door::Admin) => json(&status::tell(shown)),
+        (&Method::GET, "/top", Door::Admin) => match shown.node.get() {
+            Some(node) => json(&top::tell(&node.pods).await),
+            None => starting(),
+        },
         (&Method::GET, "/debug/state", Door::Admin) => match shown.node.get() {
             Some(node) => json(&node.debug()),
             None => starting(),
@@ -154,19 +154,6 @@ async fn answer(request: Request<Incoming>, shown: &Arc<Shown>, door: Door) -> R
             (Some(node), Ok(body)) => lines(shown, |events| jobs::import(node.images.clone(), body, events)),
         },
         _ => plain(StatusCode::NOT_FOUND, "no such path\n"),
-    }
-}
-
-fn status(shown: &Shown) -> Status {
-    Status {
-        version: VERSION.to_owned(),
-        pid: std::process::id(),
-        phase: shown.phase().word().to_owned(),
-        uptime_s: shown.started.elapsed().as_secs(),
-        recovery_ms: shown.recovery_ms.get().copied(),
-        requests_in_flight: shown.metrics.operations.in_flight(),
-        socket: shown.socket.display().to_string(),
-        node: shown.node.get().map(super::Node::status),
     }
 }
 

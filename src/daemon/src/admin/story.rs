@@ -152,6 +152,6 @@ fn member(container: &pod::ContainerStatus) -> Member {
     Member { name: container.config.name.clone(), id: container.id.to_string(), state }
 }
 
-fn elapsed_ms(since: Instant) -> u64 {
+pub(super) fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

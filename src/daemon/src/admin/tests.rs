@@ -4,8 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use super::*;
-use crate::admin::api::{PullBody, Status};
+use crate::admin::api::PullBody;
 use crate::admin::client::{self, AskError};
+use crate::admin::status::Status;
 
 struct Open {
     _dir: tempfile::TempDir,

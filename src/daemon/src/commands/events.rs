@@ -19,7 +19,7 @@ pub(crate) fn run(flags: EventsFlags, common: &Common) -> Exit {
                 match line {
                     Line::Event(event) => {
                         let shown = match flags.output.output {
-                            Format::Text => ui::print_line(text(&event)),
+                            Format::Text => ui::print_line(ui::for_screen(&text(&event))),
                             Format::Json => ui::print_line(serde_json::json!(event)),
                         };
                         if !shown {

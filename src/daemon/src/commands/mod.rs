@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod look;
 pub(crate) mod serve;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod transfer;
 pub(crate) mod version;
 pub(crate) mod why;

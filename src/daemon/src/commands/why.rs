@@ -27,7 +27,7 @@ pub(crate) fn run(flags: WhyFlags, common: &Common) -> Exit {
         Format::Json => ui::print(serde_json::json!(stories)),
         Format::Text => {
             let told: Vec<String> = stories.iter().map(text).collect();
-            ui::print(told.join("\n"));
+            ui::print(ui::for_screen(&told.join("\n")));
         }
     }
     Exit::Success

@@ -79,6 +79,7 @@ impl Node {
             root: self.path("root"),
             plugin_deadline: self.deadline,
             ip_preference: IpPreference::Ipv4,
+            commits: Default::default(),
             stages: telemetry::Stages::default(),
         }
     }

@@ -35,6 +35,7 @@ impl Driver {
 
     /// Remembers that a job failed.
     pub(super) fn note_trouble(&self, job: &Job, error: &PodError) {
+        self.host.failures.add(1);
         self.host.troubles.note(Trouble {
             at: now(),
             pod: self.id.clone(),

@@ -35,6 +35,7 @@ impl Driver {
             reason = exit.reason.as_str(),
             "container ended"
         );
+        self.host.exits.increment(exit.reason.as_str());
         container.phase = ContainerPhase::Exited(exit);
         self.host.meter.forget(&container.cgroup);
         self.commit_fact(self.container_change(&id)).await;

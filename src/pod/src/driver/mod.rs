@@ -15,7 +15,7 @@ mod shim;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kernel::cgroup::Hierarchy;
@@ -23,7 +23,7 @@ use kernel::clock::now;
 use model::limits::POD_QUEUE_MAX;
 use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal, UnixNanos};
 use shim_client::Shim;
-use telemetry::{Counter, field};
+use telemetry::{Counter, CounterBy, field};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ use crate::error::PodError;
 use crate::events::{Event, EventKind, Events};
 use crate::index::Index;
 use crate::meter::Meter;
+use crate::overview::Recovery;
 use crate::probe::Prober;
 use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdict};
 use crate::records::{Change, ContainerRecord, PodRecord, Records};
@@ -70,6 +71,14 @@ pub(crate) struct Host {
     pub(crate) prober: Prober,
     /// Output that never reached a log, for want of disk space.
     pub(crate) log_dropped_bytes: Counter,
+    /// Containers that ended, by reason.
+    pub(crate) exits: CounterBy,
+    /// Jobs that failed.
+    pub(crate) failures: Counter,
+    /// What the start found; set once when recovery is done.
+    pub(crate) recovery: OnceLock<Recovery>,
+    /// Records that could not be read, in words.
+    pub(crate) unreadable: Vec<String>,
 }
 
 /// What a job brought back.

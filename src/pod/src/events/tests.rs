@@ -67,6 +67,7 @@ fn who_falls_behind_by_the_ring_is_told_so_and_nobody_else_is() {
     events.send(event(EVENTS_PER_SUBSCRIBER_MAX, now()));
     let heard = hear(&mut deaf);
     assert_eq!(heard, (Vec::new(), Some(NoMoreEvents::FellBehind)));
+    assert_eq!(events.overflows(), 1, "it is counted, once");
     assert_eq!(hear(&mut reads).0, [EVENTS_PER_SUBSCRIBER_MAX.to_string()]);
 }
 

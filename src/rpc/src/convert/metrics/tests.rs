@@ -121,7 +121,7 @@ fn all(stats: CgroupStats) -> Metrics {
     Metrics {
         disk: Some(Disk {
             device: "/dev/vda".into(),
-            capacity: Capacity { bytes: 1 << 40, inodes: 100, inodes_free: 60 },
+            capacity: Capacity { bytes: 1 << 40, bytes_available: 1 << 39, inodes: 100, inodes_free: 60 },
         }),
         devices: BTreeMap::from([((8, 1), "/dev/sda1".into())]),
         pods: vec![PodMetrics {

@@ -1,0 +1,503 @@
+//! The service's own metrics: that each moves, that none grows without bound, and that the dashboard and the alerts of the
+//! chart mean something to a real Prometheus.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use api::v1;
+use e2e::faulty::{Fault, Proxy};
+use e2e::programs::tool;
+use e2e::{Node, eventually, plugin};
+use serde_json::{Value, json};
+
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9180);
+const PROMETHEUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
+
+/// Metrics that do not move in [`every_metric_moves_in_the_life_of_pods_or_says_why_not`], and why.
+const STILL: [(&str, &str); 5] = [
+    ("gantline_log_dropped_bytes_total", "needs a full disk: tests/bad_days.rs fills one"),
+    ("gantline_event_overflows_total", "needs a thousand events: a unit test of pod::events has them"),
+    ("gantline_cni_dels_owed", "tests/people.rs owes one"),
+    ("gantline_records_unreadable", "needs a damaged store"),
+    ("gantline_shims_lost", "for the moment in which a driver looks for its shim"),
+];
+
+/// Numbers that depend on the machine more than on the service.
+const OF_THE_MACHINE: [&str; 1] = ["gantline_processes_defunct"];
+
+/// A node with metrics, whose network refuses pods called `unlucky` and is slow with those called `slow`.
+fn node() -> Node {
+    let node = Node::builder().with(|config, machine| {
+        let dir = machine.dir().join("plugins");
+        let refusal = r#"{"cniVersion":"1.0.0","code":117,"msg":"the moon is wrong"}"#;
+        let add = format!(
+            "case $CNI_ARGS in *unlucky*) echo '{refusal}'; exit 1 ;; *slow*) sleep 2 ;; esac\n\
+             echo '{{\"cniVersion\":\"1.0.0\"}}'"
+        );
+        plugin::cni(&dir, "moody", &add);
+        config.cni_bins.insert(0, dir);
+        config.more.push_str(&format!("[metrics]\naddress = \"{METRICS}\"\n"));
+    });
+    let node = node.start();
+    let mut network = node.config.network(&node.machine);
+    network["plugins"] = json!([{"type": "moody"}, network["plugins"][0]]);
+    node.config.write_network(&network);
+    std::thread::sleep(Duration::from_millis(500));
+    node
+}
+
+fn get(node: &Node, from: SocketAddr, path: &str) -> String {
+    let answer = node.machine.on_its_network(|| e2e::http::request(from, "GET", path, "", b""));
+    String::from_utf8(answer.unwrap_or_else(|e| panic!("GET {path}: {e}")).body).unwrap()
+}
+
+/// Each series with its value: `gantline_pods{state="ready"}` → 1.
+fn scrape(node: &Node) -> BTreeMap<String, f64> {
+    let text = get(node, METRICS, "/metrics");
+    let sample = |line: &str| {
+        // What may follow a value is an exemplar.
+        let line = line.split(" # ").next()?;
+        let (series, value) = line.rsplit_once(' ')?;
+        Some((series.to_owned(), value.parse().ok()?))
+    };
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
+}
+
+/// The metric that a series is of; a histogram's has one name.
+fn metric(series: &str) -> &str {
+    let name = series.split('{').next().unwrap_or_default();
+    let part = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+    part.unwrap_or(name)
+}
+
+fn metrics(scraped: &BTreeMap<String, f64>) -> BTreeSet<String> {
+    scraped.keys().map(|series| metric(series).to_owned()).collect()
+}
+
+/// A pod whose containers end in each usual way; one that has no luck; then nothing of them.
+fn life(node: &Node, suffix: &str) {
+    let pod = node.pod(&format!("pod{suffix}")).run();
+    for (name, line) in [("well", "exit 0"), ("ill", "exit 3")] {
+        pod.container(&format!("{name}{suffix}")).sh(line).start().exit();
+    }
+    let broken = pod.container(&format!("broken{suffix}")).command(&["/no/such/program"]).create();
+    broken.try_start().expect_err("there is no such program");
+    let runs = pod.container(&format!("runs{suffix}")).idle().start();
+    runs.sh("echo probe");
+    node.pod(&format!("unlucky{suffix}")).try_run().expect_err("the moon is wrong");
+    pod.remove();
+}
+
+#[test]
+fn every_metric_moves_in_the_life_of_pods_or_says_why_not() {
+    let node = node();
+    let mut moved: BTreeSet<String> = BTreeSet::new();
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    let mut look = || {
+        let now = scrape(&node);
+        known.extend(metrics(&now));
+        moved.extend(
+            now.iter().filter(|(_, value)| **value != 0.0).map(|(series, _)| metric(series).to_owned()),
+        );
+        moved.clone()
+    };
+    look();
+    node.pull(&node.busybox());
+    // A name more for the same layers, and one that is not there.
+    node.pull(&node.push(e2e::image::busybox(), "again:1"));
+    node.try_pull(&e2e::Registry::reference("no/such:1")).expect_err("no such image");
+    // A connection that breaks, slowly enough to be looked at.
+    node.push(
+        &e2e::image::busybox_builder().layer(e2e::image::noise("noise", 4 << 20, 7)).build(),
+        "noise:1",
+    );
+    for (fault, tag) in [
+        (Fault::CutAfter { bytes: 1 << 20, times: 1 }, "noise:1"),
+        (Fault::Slow(Duration::from_millis(100)), "slow:1"),
+    ] {
+        if tag == "slow:1" {
+            node.push(
+                &e2e::image::busybox_builder().layer(e2e::image::noise("noise", 4 << 20, 8)).build(),
+                tag,
+            );
+        }
+        let proxy = Proxy::start(&node.machine, fault);
+        let reference = proxy.reference(tag);
+        node.config.plain_http(reference.split('/').next().unwrap());
+        std::thread::scope(|scope| {
+            let pull = scope.spawn(|| node.pull(&reference));
+            while !pull.is_finished() {
+                look();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        proxy.stop(&node.machine);
+    }
+    life(&node, "");
+    let pod = node.pod("stays").run();
+    let container = pod.container("writes").sh("dd if=/dev/zero of=/file bs=1M count=1; sleep 1000").start();
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| node.pod("slow").run());
+        while !slow.is_finished() {
+            look();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    // A stream of events, a URL that nobody begins, and a session.
+    let mut events = node.cri().raw();
+    let stream = e2e::cri::runtime().block_on(events.get_container_events(v1::GetEventsRequest::default()));
+    let exec = v1::ExecRequest {
+        container_id: container.id.clone(),
+        cmd: vec!["true".into()],
+        stdout: true,
+        ..Default::default()
+    };
+    node.cri().exec(exec).expect("Exec");
+    let mut session = node.crictl_command(&["exec", &container.id, "sleep", "1000"]).spawn().unwrap();
+    eventually("a session and a measured layer are seen", Duration::from_secs(40), || {
+        node.cri().list_container_stats(Default::default()).unwrap();
+        let moved = look();
+        let wanted = ["gantline_streaming_sessions", "gantline_writable_bytes", "gantline_event_subscribers"];
+        match wanted.iter().find(|name| !moved.contains(**name)) {
+            None => Ok(()),
+            Some(name) => Err((*name).to_owned()),
+        }
+    });
+    session.kill().unwrap();
+    session.wait().unwrap();
+    drop(stream);
+    // What is running is taken over.
+    node.restart();
+    let moved = look();
+    let known = known;
+    node.remove_all_pods();
+    let still: BTreeSet<String> = known
+        .iter()
+        .filter(|name| !moved.contains(*name) && !OF_THE_MACHINE.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    let expected: BTreeSet<String> = STILL.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(still, expected, "what did not move, and what was to be still");
+    assert_eq!(known, documented(), "what is scraped, and the table in docs/observability.md");
+    node.leaves_nothing();
+}
+
+/// The metrics that the table of the docs explains.
+fn documented() -> BTreeSet<String> {
+    let text = fs::read_to_string(house().join("docs/observability.md")).expect("docs/observability.md");
+    let name = |line: &str| Some(line.strip_prefix("| `gantline_")?.split(['`', '{']).next()?.to_owned());
+    text.lines().filter_map(name).map(|name| format!("gantline_{name}")).collect()
+}
+
+#[test]
+fn series_do_not_grow_with_what_comes_and_goes() {
+    let node = node();
+    node.pull(&node.busybox());
+    let churn = |round: usize| {
+        life(&node, &format!("-{round}"));
+        let name = format!("image-{round}:1");
+        node.push(e2e::image::busybox(), &name);
+        let reference = e2e::Registry::reference(&name);
+        node.pull(&reference);
+        node.try_pull(&e2e::Registry::reference(&format!("no/such:{round}"))).expect_err("no such image");
+        node.remove_image(&reference);
+        let gone = v1::ContainerStatusRequest { container_id: format!("{round:064}"), verbose: false };
+        node.cri().container_status(gone).expect_err("nobody has this id");
+    };
+    churn(0);
+    let before: BTreeSet<String> = scrape(&node).into_keys().collect();
+    for round in 1..6 {
+        churn(round);
+    }
+    let after: BTreeSet<String> = scrape(&node).into_keys().collect();
+    let grown: Vec<_> = after.difference(&before).collect();
+    assert!(grown.is_empty(), "{grown:#?}");
+    for series in &after {
+        for word in ["pod-", "broken-", "image-", "no/such", "sha256", "unlucky"] {
+            assert!(!series.contains(word), "a name became a label: {series}");
+        }
+    }
+    assert!(after.len() < 2500, "{} series of one node", after.len());
+    node.remove_all_pods();
+    node.leaves_nothing();
+}
+
+fn house() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+fn rules_file() -> PathBuf {
+    house().join("charts/gantline/rules/gantline.yaml")
+}
+
+/// Debian's Prometheus, on the machine's network; it ends with the test.
+struct Prometheus<'n> {
+    node: &'n Node,
+    process: Child,
+}
+
+impl<'n> Prometheus<'n> {
+    fn start(node: &'n Node) -> Self {
+        let dir = node.machine.dir().join("prometheus");
+        fs::create_dir_all(&dir).unwrap();
+        let config = dir.join("prometheus.yaml");
+        let text = format!(
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{:?}]\nscrape_configs:\n\
+             - job_name: gantline\n  static_configs: [{{targets: [\"{METRICS}\"]}}]\n",
+            rules_file()
+        );
+        fs::write(&config, text).unwrap();
+        let log = fs::File::create(dir.join("log")).unwrap();
+        let mut command = node.machine.command(tool("prometheus"));
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
+        command.arg(format!("--web.listen-address={PROMETHEUS}"));
+        let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().expect("start prometheus");
+        let prometheus = Self { node, process };
+        eventually("Prometheus is ready", Duration::from_secs(30), || {
+            let ready = node.machine.on_its_network(|| {
+                e2e::http::request(PROMETHEUS, "GET", "/-/ready", "", b"").map(|a| a.status)
+            });
+            match ready {
+                Ok(200) => Ok(()),
+                other => {
+                    Err(format!("{other:?}: {}", fs::read_to_string(dir.join("log")).unwrap_or_default()))
+                }
+            }
+        });
+        prometheus
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let answer: Value = serde_json::from_str(&get(self.node, PROMETHEUS, path)).expect("JSON");
+        assert_eq!(answer["status"], "success", "{path}: {answer}");
+        answer["data"].clone()
+    }
+
+    /// How many series an expression gives now, other than NaN.
+    fn series(&self, expression: &str) -> usize {
+        let found = self.get(&format!("/api/v1/query?query={}", escaped(expression)));
+        let found = found["result"].as_array().cloned().unwrap_or_default();
+        found.iter().filter(|one| one["value"][1] != "NaN").count()
+    }
+}
+
+impl Drop for Prometheus<'_> {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// As a query of a URL has it (RFC 3986, 2.1).
+fn escaped(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+/// Every string under a key of this name, wherever it is.
+fn all_under(value: &Value, key: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(entries) => {
+            for (name, value) in entries {
+                match value {
+                    Value::String(text) if name == key => found.push(text.clone()),
+                    _ => all_under(value, key, found),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| all_under(value, key, found)),
+        _ => {}
+    }
+}
+
+fn names(expression: &str) -> impl Iterator<Item = &str> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("gantline_"))
+}
+
+#[test]
+fn dashboard_and_alerts_find_their_data_in_a_prometheus_that_scrapes_a_busy_node() {
+    let node = node();
+    node.pull(&node.busybox());
+    let prometheus = Prometheus::start(&node);
+    // One life is a few seconds; rates are told of twenty.
+    let start = Instant::now();
+    let mut round = 0;
+    while start.elapsed() < Duration::from_secs(25) {
+        life(&node, &format!("-{round}"));
+        let name = format!("image-{round}:1");
+        let noise = e2e::image::noise("noise", 1 << 20, round);
+        node.push(&e2e::image::busybox_builder().layer(noise).build(), &name);
+        node.pull(&e2e::Registry::reference(&name));
+        node.try_pull(&e2e::Registry::reference("no/such:1")).expect_err("no such image");
+        round += 1;
+    }
+
+    let dashboard = fs::read_to_string(house().join("charts/gantline/dashboards/gantline.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("the dashboard is JSON");
+    let mut expressions = Vec::new();
+    all_under(&dashboard["panels"], "expr", &mut expressions);
+    assert!(expressions.len() > 40, "{}", expressions.len());
+    let here = |expression: &str| expression.replace("$__rate_interval", "20s").replace("$instance", ".*");
+    let mut empty: Vec<_> = expressions.iter().filter(|expr| prometheus.series(&here(expr)) == 0).collect();
+    // A file system without a bound on inodes has no share of them.
+    let unbounded = prometheus.series("gantline_disk_inodes > 0") == 0;
+    empty.retain(|expr| !(unbounded && expr.contains("gantline_disk_inodes")));
+    assert!(empty.is_empty(), "no data for {empty:#?}");
+    let mut others = Vec::new();
+    all_under(&dashboard["annotations"], "expr", &mut others);
+    for expression in &others {
+        prometheus.series(&here(expression));
+    }
+    expressions.extend(others);
+
+    let rules = prometheus.get("/api/v1/rules");
+    let rules: Vec<&Value> = rules["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect();
+    assert!(rules.len() > 15, "{}", rules.len());
+    for rule in &rules {
+        assert_eq!(rule["health"], "ok", "{rule:#}");
+        for annotation in ["summary", "description"] {
+            let text = rule["annotations"][annotation].as_str().unwrap_or_default();
+            assert!(text.len() > 30, "{annotation} of {rule:#}");
+        }
+        let query = rule["query"].as_str().unwrap();
+        // Silent because the number is good, not because there is none.
+        let operand = query.rsplit_once([' ']).and_then(|(rest, _)| rest.rsplit_once(' ')).unwrap().0;
+        let inodes = unbounded && query.contains("gantline_disk_inodes");
+        assert!(inodes || prometheus.series(operand) > 0, "nothing to judge by for {query}: {operand}");
+        expressions.push(query.to_owned());
+    }
+    assert!(
+        prometheus.series("ALERTS{alertname=\"GantlineCniFails\", alertstate=\"firing\", plugin=\"moody\"}")
+            > 0
+    );
+    for well in [
+        "GantlineDown",
+        "GantlineRuntimeNotReady",
+        "GantlineNetworkNotReady",
+        "GantlineCniDelsOwed",
+        "GantlineLogsDropped",
+    ] {
+        assert_eq!(
+            prometheus.series(&format!("ALERTS{{alertname={well:?}, alertstate=\"firing\"}}")),
+            0,
+            "{well}"
+        );
+    }
+
+    let values = prometheus.get("/api/v1/label/__name__/values");
+    let exist: BTreeSet<&str> = values.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for expression in &expressions {
+        for name in names(expression) {
+            assert!(exist.contains(name), "{name} of {expression} does not exist");
+        }
+    }
+    let gaps = prometheus.series("min_over_time(up{job=\"gantline\"}[20s]) == 0");
+    assert_eq!(gaps, 0, "a busy service was scraped each time");
+    drop(prometheus);
+    node.remove_all_pods();
+    node.leaves_nothing();
+}
+
+/// What makes each alert fire: series that are bad for two hours, in promtool's notation.
+const BAD: [(&str, &[(&str, &str)]); 19] = [
+    ("GantlineDown", &[("up{job=\"gantline\"}", "0x120")]),
+    ("GantlineRestartsOften", &[("gantline_process_start_time_seconds", "1+60x120")]),
+    ("GantlineRuntimeNotReady", &[("gantline_condition{condition=\"RuntimeReady\"}", "0x120")]),
+    ("GantlineNetworkNotReady", &[("gantline_condition{condition=\"NetworkReady\"}", "0x120")]),
+    (
+        "GantlineRequestsFail",
+        &[
+            ("gantline_operation_duration_seconds_count{rpc=\"PullImage\",code=\"INTERNAL\"}", "0+2x120"),
+            ("gantline_operation_duration_seconds_count{rpc=\"PullImage\",code=\"OK\"}", "0+5x120"),
+        ],
+    ),
+    ("GantlineStageHangs", &[("gantline_stage_oldest_seconds{stage=\"cni_add\"}", "0+60x120")]),
+    ("GantlineCniFails", &[("gantline_cni_errors_total{plugin=\"bridge\"}", "0+1x120")]),
+    ("GantlineCniDelsOwed", &[("gantline_cni_dels_owed", "1x120")]),
+    (
+        "GantlinePullsFail",
+        &[
+            ("gantline_pulls_total{outcome=\"failed\"}", "0+3x120"),
+            ("gantline_pulls_total{outcome=\"ok\"}", "0+1x120"),
+        ],
+    ),
+    (
+        "GantlineDiskAlmostFull",
+        &[("gantline_disk_available_bytes", "5x120"), ("gantline_disk_size_bytes", "100x120")],
+    ),
+    (
+        "GantlineInodesAlmostUsedUp",
+        &[("gantline_disk_inodes_free", "1x120"), ("gantline_disk_inodes", "100x120")],
+    ),
+    ("GantlineLogsDropped", &[("gantline_log_dropped_bytes_total", "0+1x120")]),
+    ("GantlineEventsOverflow", &[("gantline_event_overflows_total", "0+1x120")]),
+    ("GantlineShimsLost", &[("gantline_shims_lost", "1x120")]),
+    ("GantlineRecordsUnreadable", &[("gantline_records_unreadable", "1x120")]),
+    (
+        "GantlineStoreSlow",
+        &[
+            ("gantline_store_commit_duration_seconds_bucket{store=\"pod\",le=\"0.5\"}", "0+1x120"),
+            ("gantline_store_commit_duration_seconds_bucket{store=\"pod\",le=\"1.0\"}", "0+10x120"),
+            ("gantline_store_commit_duration_seconds_bucket{store=\"pod\",le=\"+Inf\"}", "0+10x120"),
+        ],
+    ),
+    ("GantlineRecoverySlow", &[("gantline_recovery_duration_seconds", "61x120")]),
+    (
+        "GantlineFilesAlmostUsedUp",
+        &[("gantline_process_open_fds", "900x120"), ("gantline_process_max_fds", "1000x120")],
+    ),
+    ("GantlineContainersOutOfMemory", &[("gantline_container_exits_total{reason=\"OOMKilled\"}", "0+1x120")]),
+];
+
+#[test]
+fn each_alert_fires_on_its_trouble_alone() {
+    let rules = fs::read_to_string(rules_file()).unwrap();
+    let alerts: BTreeSet<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert_eq!(
+        alerts,
+        BAD.iter().map(|(alert, _)| *alert).collect(),
+        "an alert without a trouble, or the reverse"
+    );
+    let mut tests = String::new();
+    for (alert, series) in BAD {
+        tests.push_str("- interval: 1m\n  input_series:\n");
+        for (series, values) in series {
+            tests.push_str(&format!("  - {{series: '{series}', values: '{values}'}}\n"));
+        }
+        let firing = |what: &str| format!("count(ALERTS{{{what},alertstate=\"firing\"}}) or vector(0)");
+        let (its, others) =
+            (firing(&format!("alertname={alert:?}")), firing(&format!("alertname!={alert:?}")));
+        tests.push_str("  promql_expr_test:\n");
+        for (expression, value) in [(its, 1), (others, 0)] {
+            tests.push_str(&format!(
+                "  - {{expr: '{expression}', eval_time: 2h, exp_samples: [{{labels: '{{}}', value: {value}}}]}}\n"
+            ));
+        }
+    }
+    let dir = std::env::temp_dir().join(format!("gantline-rules-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("tests.yaml");
+    fs::write(&file, format!("rule_files: [{:?}]\nevaluation_interval: 1m\ntests:\n{tests}", rules_file()))
+        .unwrap();
+    let said = e2e::command::run(e2e::command::command(tool("promtool")).args(["test", "rules"]).arg(&file));
+    fs::remove_dir_all(&dir).unwrap();
+    said.ok();
+    let checked = e2e::command::command(tool("promtool")).args(["check", "rules"]).arg(rules_file()).output();
+    assert!(checked.unwrap().status.success());
+}
