@@ -42,10 +42,7 @@ async fn metrics_and_health_are_served_over_tcp_and_nothing_else_is() {
     let open = open();
     open.shown.metrics.operations.start("Version").finish("OK");
     let answer = http(open.tcp, "GET", "/metrics");
-    assert!(
-        answer.starts_with("HTTP/1.0 200") && answer.contains("text/plain; version=0.0.4"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("text/plain; version=0.0.4"), "{answer}");
     let counted = "gantline_operation_duration_seconds_count{rpc=\"Version\",code=\"OK\"} 1";
     assert!(answer.contains(counted) && !answer.contains("# EOF"), "{answer}");
     assert!(http(open.tcp, "GET", "/healthz").starts_with("HTTP/1.0 200"));
