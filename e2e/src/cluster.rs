@@ -310,6 +310,18 @@ impl Cluster {
         self.start_kubelet();
     }
 
+    /// Starts the kubelet anew with other feature gates; those it had.
+    #[track_caller]
+    pub fn restart_kubelet_gated(&self, gates: Value) -> Value {
+        self.kill_kubelet();
+        let before = {
+            let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut settings.gates, gates)
+        };
+        self.start_kubelet();
+        before
+    }
+
     /// What a reboot leaves: nothing of the kubelet, the service and the pods runs, what was mounted or kept in memory
     /// is gone, what was on disk is there. Then service and kubelet start.
     #[track_caller]

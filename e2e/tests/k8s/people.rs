@@ -133,7 +133,7 @@ fn port_forward(cluster: &Cluster) {
     said.read_to_string(&mut rest).unwrap();
 }
 
-fn what_pods_use(cluster: &Cluster) {
+pub(crate) fn what_pods_use(cluster: &Cluster) {
     let room = cluster.room("usage");
     let busy = container(
         "main",
