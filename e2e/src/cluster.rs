@@ -117,6 +117,13 @@ impl Drop for Uplink {
     }
 }
 
+/// The programs of a cluster that are not built, by name: `e2e/tools/build.sh cluster runc` builds them.
+pub fn missing_programs() -> Vec<&'static str> {
+    let tools = crate::programs::target_dir().join("tools");
+    let all = images::PROGRAMS.into_iter().chain(["kubelet", "kubectl", "runc"]);
+    all.filter(|program| !tools.join(program).exists()).collect()
+}
+
 /// A running cluster. Dropping it removes everything.
 pub struct Cluster {
     // In this order they go.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A main of its own, because one cluster serves many tests and goes when they have ended. Each test has a namespace;
-//! those of `bad_days` break the node, so they come last and alone.
+//! those of `node`, `gates` and `bad_days` change or break the node, so they come last and alone.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -72,6 +72,11 @@ fn main() -> ExitCode {
         together.iter().chain(&alone).for_each(|test| println!("{}", test.0));
         return ExitCode::SUCCESS;
     }
+    let missing = e2e::cluster::missing_programs();
+    if !missing.is_empty() {
+        eprintln!("k8s: not built: {}; run `e2e/tools/build.sh cluster runc`", missing.join(", "));
+        return ExitCode::FAILURE;
+    }
     let start = Instant::now();
     let count = together.len() + alone.len();
     let settings = match gates() {
@@ -107,6 +112,12 @@ fn gates() -> Result<serde_json::Value, String> {
         Err(_) => Ok(json!({})),
         Ok(other) => Err(other.into()),
     }
+}
+
+/// Whether the tests that take as long as one lets them take their whole time: `GANTLINE_E2E_LONG`, as `make test-k8s`
+/// sets it.
+pub(crate) fn long() -> bool {
+    std::env::var_os("GANTLINE_E2E_LONG").is_some()
 }
 
 /// Runs tests, `threads` at once; the names of those that failed.

@@ -133,7 +133,10 @@ pub(crate) fn ephemeral_storage_beyond_its_limit_evicts(cluster: &Cluster) {
         (pod["status"]["reason"] == "Evicted")
             .then(|| pod["status"]["message"].as_str().unwrap_or_default().to_owned())
     });
-    assert!(message.contains("main exceeded its local ephemeral storage limit"), "{message}");
+    assert!(
+        message.contains("local ephemeral storage") || message.contains("ephemeral local storage"),
+        "{message}"
+    );
     room.ready("modest");
 }
 
