@@ -1,6 +1,8 @@
 //! What a kubelet does for its node: draining, garbage, the rotation of logs. Alone, for they touch everybody's things.
 
+use std::fs::File;
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use e2e::cluster::room::{SOON, container, status_of};
@@ -85,6 +87,24 @@ impl Drop for Configured<'_> {
     }
 }
 
+/// A file as large as it is asked to be, of which nothing is written.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    fn new(path: PathBuf, bytes: u64) -> Self {
+        let ballast = Self(path);
+        let file = File::create(&ballast.0).unwrap();
+        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+        ballast
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// An image on the node that no container uses any more.
 fn unused_image(cluster: &Cluster, room: &Room<'_>, name: &str) -> String {
     let image = e2e::image::busybox_builder().layer(e2e::image::noise(name, 1_000_000, 77)).build();
@@ -149,11 +169,25 @@ fn image_pressure_frees_images_and_then_evicts(cluster: &Cluster) {
         .value;
     assert!(told.abs_diff(ours) < 1 << 20, "the kubelet says {told} bytes of images, we {ours}");
 
-    // No disk has this much free.
+    // A disk that has just enough, until a ballast lies on it; other people's files are within the margin.
+    let dir = &cluster.place.dir;
+    let disk = rustix::fs::statvfs(dir).unwrap();
+    let available = disk.f_bavail * disk.f_frsize;
+    let margin = (available / 4).min(4 << 30);
+    let least = (available - margin).to_string();
     let configured = Configured::new(
         cluster,
-        json!({"evictionHard": {"nodefs.available": "99.9%", "imagefs.available": "99.9%"}, "imageMinimumGCAge": "1s"}),
+        json!({
+            "evictionHard": {"nodefs.available": least, "imagefs.available": least},
+            "evictionPressureTransitionPeriod": "1s", "imageMinimumGCAge": "1s",
+        }),
     );
+    eventually("the new kubelet knows the pod", SOON, || {
+        let path = format!("/api/v1/nodes/{NODE}/proxy/pods");
+        let pods = cluster.api.text(&path).map_err(|error| error.to_string())?;
+        if pods.contains(&room.name) { Ok(()) } else { Err("it does not".into()) }
+    });
+    let ballast = Ballast::new(dir.join("ballast"), 2 * margin);
     let under_pressure = || {
         let node = cluster.api.get("Node", "", NODE).ok().flatten().unwrap_or_default();
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -170,12 +204,13 @@ fn image_pressure_frees_images_and_then_evicts(cluster: &Cluster) {
         let evicted = messages.iter().any(|message| message.contains("low on resource: ephemeral-storage"));
         if evicted { Ok(()) } else { Err(messages.join("; ")) }
     });
-    drop(configured);
+    drop(ballast);
     eventually("the pressure is over", SOON * 2, || {
         if under_pressure() { Err("it is not".into()) } else { Ok(()) }
     });
-    cluster.wait_until_whole();
     room.rolled_out("Deployment", "tenant");
+    drop(configured);
+    cluster.wait_until_whole();
     // What a node cannot do without was spared, with its images.
     let evicted = cluster.api.list("Pod", "kube-system", "").unwrap();
     let evicted: Vec<&Value> = evicted.iter().filter(|pod| pod["status"]["reason"] == "Evicted").collect();
