@@ -18,13 +18,11 @@ tests![cadvisor_says_the_same];
 const LOOKS: Duration = Duration::from_secs(90);
 
 /// Families that cAdvisor has of a container and we do not, each with its reason.
-const NOT_OURS: [(&str, &str); 14] = [
+const NOT_OURS: [(&str, &str); 12] = [
+    ("container_health_state", "of Docker's health checks, which CRI has not: 0"),
     ("container_creation_time_seconds", "when cAdvisor found it; its start is container_start_time_seconds"),
     ("container_cpu_cfs_burst_periods_total", "CRI knows no burst"),
     ("container_cpu_cfs_burst_seconds_total", "CRI knows no burst"),
-    ("container_cpu_load_average_10s", "its reader is off in a kubelet: 0"),
-    ("container_cpu_load_d_average_10s", "its reader is off in a kubelet: 0"),
-    ("container_tasks_state", "its reader is off in a kubelet: 0"),
     ("container_memory_events_high_total", "cgroup v2 alone has it: 0 here"),
     ("container_memory_events_max_total", "cgroup v2 alone has it: 0 here"),
     ("container_memory_file_dirty_bytes", "cgroup v2 alone has it: 0 here"),

@@ -123,16 +123,21 @@ fn asked_with_streams_events_and_statistics_of_cri(cluster: &Cluster) {
         assert_eq!(since(&before, &after, name), 0, "{name}: {after:?}");
     }
     // The service dies and takes the stream of events with it: what ends meanwhile is seen all the same.
-    let pod = json!({"restartPolicy": "Never", "containers": [container("main", "until [ -e /end ]; do usleep 50000; done; exit 4", json!({}))]});
-    room.pod("ends", pod);
+    let dir = cluster.place.dir.join(&room.name);
+    let main = container(
+        "main",
+        "until [ -e /flags/end ]; do usleep 50000; done; echo over > /flags/over; exit 4",
+        json!({"volumeMounts": [{"name": "flags", "mountPath": "/flags"}]}),
+    );
+    let volume = json!({"name": "flags", "hostPath": {"path": dir, "type": "DirectoryOrCreate"}});
+    room.pod("ends", json!({"restartPolicy": "Never", "containers": [main], "volumes": [volume]}));
     room.ready("ends");
-    room.kubectl_command(&["exec", "ends", "--", "sh", "-c", "sleep 1; touch /end"])
-        .spawn()
-        .map(drop)
-        .unwrap();
     cluster.node.kill9();
+    std::fs::write(dir.join("end"), "").unwrap();
+    eventually("it ends", SOON, || {
+        std::fs::read(dir.join("over")).map(drop).map_err(|error| error.to_string())
+    });
     cluster.node.start_service();
-    room.exec("ends", "touch /end");
     assert_eq!(room.ended("ends"), "Failed");
     assert_eq!(status_of(&room.get("Pod", "ends").unwrap(), "main")["state"]["terminated"]["exitCode"], 4);
 }
