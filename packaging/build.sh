@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 target=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")
 profile=${PROFILE:-release}
-out=${OUT:-$target/deb}
+out=$(realpath -m "${OUT:-$target/deb}")
 
 fail() {
     echo "deb: $*" >&2
@@ -63,8 +63,13 @@ install -D -m 644 "$completions/gantline.fish" "$tree/usr/share/fish/vendor_comp
 
 doc=$tree/usr/share/doc/gantline
 mkdir -p "$doc/examples/cni"
-cp "$root/README.md" "$root/CHANGELOG.md" "$doc"
-cp "$root"/docs/*.md "$doc"
+cp "$root/README.md" "$doc"
+mkdir "$work/papers"
+cp "$root/CHANGELOG.md" "$work/papers"
+# Those for who runs it; the others are for who changes it.
+for paper in configuration kubernetes observability operations packaging performance; do
+    [ ! -e "$root/docs/$paper.md" ] || cp "$root/docs/$paper.md" "$doc"
+done
 cp -r "$root"/cni/examples/. "$root/cni/README.md" "$doc/examples/cni"
 find "$doc" -type f -exec chmod 644 {} +
 

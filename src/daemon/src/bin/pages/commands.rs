@@ -16,7 +16,9 @@ const EXITS: [Exit; 6] =
 fn meaning(exit: Exit) -> &'static str {
     match exit {
         Exit::Success => "Done. For `serve`: stopped by a signal; for `check`: the node is able.",
-        Exit::Failure => "What was asked for failed; standard error says why. For `check`: something must be repaired.",
+        Exit::Failure => {
+            "What was asked for failed; standard error says why. For `check`: something must be repaired."
+        }
         Exit::Usage => "The command line or the configuration is wrong. A restart does not help.",
         Exit::Unavailable => "No service answers.",
         Exit::Host => "The host refused something that the service needs to start.",
@@ -84,6 +86,9 @@ fn end(command: &Command) -> String {
         .term(vec![bold("/run/gantline/gantline.sock")], "The CRI socket, for kubelet and crictl.")
         .term(vec![bold("/run/gantline")], "What a reboot discards: sockets, bundles, shims.")
         .term(vec![bold("/var/lib/gantline")], "What survives it: images, writable layers, records.")
-        .term(vec![bold("/etc/gantline/certs.d"), roman("/HOST/hosts.toml")], "Mirrors and certificates of registries.");
+        .term(
+            vec![bold("/etc/gantline/certs.d"), roman("/HOST/hosts.toml")],
+            "Mirrors and certificates of registries.",
+        );
     page.see_also(&["gantline.toml(5)", "gantline-shim(8)", "systemctl(1)"]).text()
 }

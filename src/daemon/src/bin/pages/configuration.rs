@@ -27,7 +27,10 @@ pub(crate) fn page(date: &str) -> String {
     Config::default().show("", "", &mut settings);
     let mut page = settings.0;
     page.section("FILES")
-        .term(vec![bold(DEFAULT_FILE)], "The configuration. SIGHUP reads `log.level` again; all else needs a restart.")
+        .term(
+            vec![bold(DEFAULT_FILE)],
+            "The configuration. SIGHUP reads `log.level` again; all else needs a restart.",
+        )
         .term(vec![bold("/etc/gantline/config.d/*.toml")], "Drop-ins.")
         .see_also(&["gantline(8)", "gantline-config(8)"]);
     page.whole()

@@ -25,7 +25,10 @@ pub(crate) fn page(date: &str) -> String {
         .term(vec![bold("--dir")], "Holds the socket and the shim's own log.")
         .term(vec![bold("--exits")], "Gets the records of how containers ended.")
         .term(vec![bold("--shared-pid")], "Be the parent of a PID namespace for all containers.")
-        .term(vec![bold("--user-namespace")], "Who owns that PID namespace; otherwise the host's user namespace does.");
+        .term(
+            vec![bold("--user-namespace")],
+            "Who owns that PID namespace; otherwise the host's user namespace does.",
+        );
     page.section("SIGNALS").paragraph("Those of terminals and service managers are ignored.");
     page.see_also(&["gantline(8)", "crun(1)", "runc(8)"]);
     page.whole()
