@@ -45,9 +45,10 @@ conformance: setup build-dev ## critest whole: runc, crun, over WebSocket, in pa
 
 check: setup fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences (root, as make test)
 
-vm-test: setup build ## Test on cgroup v2, without and with systemd, in an emulated machine (root; an hour or two)
+vm-test: setup build ## Test cgroup v2, systemd and the Debian package in an emulated machine (root; an hour or two)
 	@e2e/tools/build.sh crictl critest runc cni-plugins
 	@e2e/vm/run.sh
+	@e2e/vm/run.sh deb
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
 	@e2e/tools/build.sh containerd

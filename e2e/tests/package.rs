@@ -146,7 +146,6 @@ fn an_installation_works_is_upgraded_and_leaves_nothing_when_purged() {
     assert!(root.sh("cat /etc/crictl.yaml").ok().contains("unix:///run/gantline/gantline.sock"));
     root.sh("bash -n /usr/share/bash-completion/completions/gantline").ok();
     root.sh("zsh -n /usr/share/zsh/vendor-completions/_gantline").ok();
-    root.sh("fish --no-execute /usr/share/fish/vendor_completions.d/gantline.fish").ok();
     let completed = root.sh(
         "bash -c '. /usr/share/bash-completion/completions/gantline; COMP_WORDS=(gantline ser) COMP_CWORD=1; \
          _gantline gantline ser gantline; echo ${COMPREPLY[@]}'",
