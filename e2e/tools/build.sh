@@ -4,6 +4,7 @@
 #
 #   e2e/tools/build.sh crictl critest runc containerd cni-plugins
 #   e2e/tools/build.sh cluster                  # kubelet, the control plane, kubectl, etcd, CoreDNS, agnhost
+#   e2e/tools/build.sh kubeadm                  # for the machine of e2e/vm/kubeadm.sh
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -109,8 +110,11 @@ for tool in "$@"; do
         CGO_ENABLED=0 build coredns coredns . -ldflags '-s -w'
         kubernetes agnhost test/images/agnhost
         ;;
+    kubeadm)
+        kubernetes kubeadm
+        ;;
     *)
-        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins cluster" >&2
+        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins cluster kubeadm" >&2
         exit 2
         ;;
     esac

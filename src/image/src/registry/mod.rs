@@ -25,6 +25,7 @@ use crate::hash::{self, Hasher};
 use crate::unpack::Feed;
 use auth::{Challenge, Identity};
 pub use error::RegistryError;
+pub use hosts::check_hosts;
 use hosts::Host;
 pub use proxy::ProxyConfig;
 use transport::{Ask, Transport, protocol, without_query};
