@@ -3,6 +3,7 @@
 # and the cgroupfs driver, then with systemd as pid 1 and its driver, each with crun and with runc.
 #
 #   run.sh [cgroupfs|systemd|both] [crun|runc|both]
+#   run.sh root                                 # only the root file system, for kubeadm.sh
 #
 # TESTS="containers restart" names other test programs, FILTER=text a part of their tests, CRITEST="Container|OOM" the
 # specs of critest by a regular expression; either may be empty.
@@ -32,7 +33,7 @@ fail() {
 }
 
 driver=${1:-both} runtime=${2:-both}
-case $driver in cgroupfs | systemd | both) ;; *) fail "$driver is not cgroupfs, systemd or both" ;; esac
+case $driver in cgroupfs | systemd | both | root) ;; *) fail "$driver is not cgroupfs, systemd or both" ;; esac
 case $runtime in crun | runc | both) ;; *) fail "$runtime is not crun, runc or both" ;; esac
 
 [ "$(id -u)" = 0 ] || fail "this needs root, to make a root file system with its owners"
@@ -92,6 +93,8 @@ if [ "$(cat "$vm/stamp" 2>/dev/null)" != "$stamp" ]; then
     rm -rf "$vm/root"
     echo "$stamp" >"$vm/stamp"
 fi
+
+[ "$driver" != root ] || exit 0
 
 # --- what is tested, laid out as a target directory ---
 

@@ -39,7 +39,7 @@ pub(crate) fn run(flags: &MigrateFlags, common: &Common) -> Exit {
         Format::Json => ui::print(json(&plan, &socket, &written)),
         Format::Text => {
             let columns = ui::screen_size().map_or(COLUMNS, |(columns, _)| columns);
-            let mut text = text(&plan, &socket, columns);
+            let mut text = text(&plan, &socket, columns, flags.write.is_some());
             if let Some(directory) = &flags.write {
                 for path in &written {
                     text.push_str(&format!("wrote {}\n", path.display()));
@@ -80,7 +80,7 @@ fn endpoint(socket: &Path) -> String {
     format!("unix://{}", socket.display())
 }
 
-fn text(plan: &Plan, socket: &Path, columns: usize) -> String {
+fn text(plan: &Plan, socket: &Path, columns: usize, written: bool) -> String {
     let mut page = Page { text: String::new(), columns };
     page.heading("Read");
     for path in &plan.read {
@@ -124,7 +124,8 @@ fn text(plan: &Plan, socket: &Path, columns: usize) -> String {
         page.line(6, &format!("→ {remedy}"));
     }
     for file in &plan.written {
-        page.heading(&format!("Would write {}", file.path.display()));
+        let would = if written { "Written" } else { "Would write" };
+        page.heading(&format!("{would}: {}", file.path.display()));
         if file.private {
             page.line(2, "(proxies, which may hold a password: not shown)");
         } else {

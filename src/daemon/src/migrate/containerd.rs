@@ -37,6 +37,8 @@ const NO_TCP: &str =
     "the CRI is served on a unix socket alone; reach it through ssh where it was reached by TCP";
 const NRI: &str = "NRI is not there: what its plugins adjust stays as the kubelet asks for it";
 
+const NRI_PLUGINS: &str = "NRI plugins are not run: keep nodes whose pods need what they adjust as they are";
+
 pub(super) const RULES: Rules = &[
     ("version", Rule::Needless("every version of the format is read")),
     ("imports", Rule::Needless("these files were read too")),
@@ -81,7 +83,7 @@ pub(super) const RULES: Rules = &[
         "grpc/uid",
         Rule::Only(&["0"], "root owns the socket", "root owns the socket: use server.socket_gid and a group"),
     ),
-    ("grpc/gid", Rule::Key(&["server", "socket_gid"], same)),
+    ("grpc/gid", Rule::KeyBut("0", &["server", "socket_gid"], same)),
     ("grpc/max_recv_message_size", Rule::Needless("requests may have 16 MiB")),
     ("grpc/max_send_message_size", Rule::Needless("answers may have 16 MiB, and long lists are streamed")),
     ("grpc/tcp_address", Rule::Only(&[], "there is no TCP service", NO_TCP)),
@@ -269,7 +271,8 @@ pub(super) const RULES: Rules = &[
     ("cri/x509_key_pair_streaming/**", Rule::Streaming),
     // Other plugins.
     ("plugins/io.containerd.nri.v1.nri/disable", Rule::Needless(NRI)),
-    ("plugins/io.containerd.nri.v1.nri/default_validator/**", Rule::Needless(NRI)),
+    ("plugins/io.containerd.nri.v1.nri/plugin_path", Rule::Empty(NRI, NRI_PLUGINS)),
+    ("plugins/io.containerd.nri.v1.nri/default_validator/enable", Rule::Only(&["false"], NRI, NRI_PLUGINS)),
     ("plugins/io.containerd.nri.v1.nri/**", Rule::Needless(NRI)),
     (
         "plugins/io.containerd.service.v1.tasks-service/blockio_config_file",
@@ -294,6 +297,13 @@ pub(super) const RULES: Rules = &[
     (
         "plugins/io.containerd.transfer.v1.local/**",
         Rule::Needless("images.fetches_max bounds all pulls together, not each one"),
+    ),
+    (
+        "plugins/io.containerd.image-verifier.v1.bindir/bin_dir",
+        Rule::Empty(
+            "images are verified by digest",
+            "verify signatures at admission, before pods reach the node",
+        ),
     ),
     (
         "plugins/io.containerd.image-verifier.v1.bindir/**",

@@ -37,6 +37,8 @@ const NRI: &str = "NRI is not there: what its plugins adjust stays as the kubele
 const KUBELETS: &str = "the kubelet's containerLogMaxSize rotates logs";
 const METRICS: &str = "metrics are served without TLS, on loopback: put a proxy before them";
 
+const NRI_PLUGINS: &str = "NRI plugins are not run: keep nodes whose pods need what they adjust as they are";
+
 pub(super) const RULES: Rules = &[
     (
         "crio/root",
@@ -221,8 +223,7 @@ pub(super) const RULES: Rules = &[
     ),
     (
         "crio/runtime/hooks_dir",
-        Rule::Only(
-            &["[\"/usr/share/containers/oci/hooks.d\"]"],
+        Rule::Empty(
             "OCI hooks come with CDI specifications alone",
             "OCI hooks come with CDI specifications alone: write one for each hook that devices need",
         ),
@@ -401,7 +402,8 @@ pub(super) const RULES: Rules = &[
     ("crio/tracing/tracing_endpoint", Rule::Own),
     ("crio/tracing/tracing_sampling_rate_per_million", Rule::Own),
     ("crio/stats/**", Rule::Needless("figures are read when they are asked for")),
-    ("crio/nri/enable_nri", Rule::Needless(NRI)),
+    ("crio/nri/nri_plugin_dir", Rule::Empty(NRI, NRI_PLUGINS)),
+    ("crio/nri/default_validator/nri_enable_default_validator", Rule::Only(&["false"], NRI, NRI_PLUGINS)),
     ("crio/nri/**", Rule::Needless(NRI)),
 ];
 

@@ -157,7 +157,10 @@ impl Work<'_> {
             Some(Rule::Key(..)) if leaf.value.as_str() == Some("") => {
                 self.tell(leaf, needless("is not set"));
             }
-            Some(Rule::Key(key, convert)) => match convert(&leaf.value) {
+            Some(Rule::KeyBut(unset, ..)) if leaf.value.to_string() == unset => {
+                self.tell(leaf, needless("is not set"));
+            }
+            Some(Rule::Key(key, convert) | Rule::KeyBut(_, key, convert)) => match convert(&leaf.value) {
                 Ok(value) => self.carry(leaf, key, value),
                 Err(why) => {
                     let remedy = format!("set {} by hand", key.join("."));
@@ -171,8 +174,22 @@ impl Work<'_> {
                 let outcome = if usual { needless(why) } else { left("Gantline does not do this", remedy) };
                 self.tell(leaf, outcome);
             }
+            Some(Rule::Empty(why, remedy)) => {
+                let one = leaf.value.as_str().into_iter();
+                let paths =
+                    one.chain(leaf.value.as_array().into_iter().flatten().filter_map(toml::Value::as_str));
+                let mut kept = paths.flat_map(|path| self.files.list(Path::new(path)));
+                let outcome = match kept.next() {
+                    None => needless(why),
+                    Some(path) => left(format!("{} lies there", path.display()), remedy),
+                };
+                self.tell(leaf, outcome);
+            }
             // These parts have told all that is theirs.
             Some(Rule::Runtime | Rule::Registry | Rule::Streaming | Rule::Own) => {}
+            None if rules::says_nothing(&leaf.value) && leaf.value.is_table() => {
+                self.tell(leaf, needless("holds nothing"));
+            }
             None => self.tell(
                 leaf,
                 left(
@@ -204,14 +221,13 @@ pub(crate) fn plan(peer: Peer, files: &Files) -> Result<Plan, MigrateError> {
         Peer::Crio => crio::read(files),
     }
     .map_err(unreadable)?;
-    let Some(main) = found.files.first() else {
+    if found.files.is_empty() {
         let path = match peer {
             Peer::Containerd => containerd::FILE,
             Peer::Crio => crio::FILE,
         };
         return Err(MigrateError::Nothing { peer: name, path: path.into() });
-    };
-    let _: &Path = main;
+    }
     let mut read = found.files.clone();
     let mut work = Work { peer: name, files, findings: Vec::new(), draft: Draft::new(), hosts: Vec::new() };
 

@@ -25,7 +25,7 @@ const FORBIDDEN: &str =
 struct Registry {
     location: String,
     insecure: bool,
-    by_digest_only: bool,
+    /// Where, whether without TLS, and whether for digests alone.
     mirrors: Vec<(String, bool, bool)>,
     from: String,
 }
@@ -55,7 +55,10 @@ pub(super) fn of_crio(work: &mut Work<'_>, leaves: &[Leaf]) -> Result<Vec<PathBu
     for leaf in leaves {
         match leaf.path.last().map(String::as_str) {
             Some("insecure_registries") => insecure(work, leaf, &mut registries),
-            Some("signature_policy") => read.extend(policy(work, leaf)),
+            Some("signature_policy") => {
+                work.tell(leaf, needless("the policy's file is told of by itself"));
+                read.extend(policy(work, leaf));
+            }
             _ => {}
         }
     }
@@ -215,7 +218,6 @@ fn registry(work: &mut Work<'_>, leaf: &Leaf, table: &Value, registries: &mut BT
     let entry = Registry {
         location,
         insecure: flag(table, "insecure"),
-        by_digest_only,
         mirrors,
         from: leaf.at.to_string(),
     };
@@ -244,7 +246,6 @@ fn entries(work: &Work<'_>, location: &str, insecure: bool, by_digest_only: bool
 }
 
 fn file(work: &Work<'_>, prefix: &str, registry: &Registry) -> HostsFile {
-    let _ = registry.by_digest_only;
     let mut hosts: Vec<HostEntry> = Vec::new();
     for (location, insecure, by_digest_only) in &registry.mirrors {
         hosts.extend(entries(work, location, *insecure, *by_digest_only));

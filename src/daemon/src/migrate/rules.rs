@@ -12,11 +12,15 @@ use crate::config::value::{Listen, Span, Ulimit};
 pub(crate) enum Rule {
     /// It becomes the value of our key, or the conversion says why it cannot.
     Key(&'static [&'static str], fn(&Value) -> Result<Value, String>),
+    /// The same, where this one value, as TOML shows it, means that it is not set.
+    KeyBut(&'static str, &'static [&'static str], fn(&Value) -> Result<Value, String>),
     /// Whatever it is, Gantline does not need it: why.
     Needless(&'static str),
     /// Gantline does what these values, as TOML shows them, and what an empty one ask for: why. Anything else it
     /// cannot: what to do.
     Only(&'static [&'static str], &'static str, &'static str),
+    /// A directory, or a list of them. While nothing lies in them, Gantline does not need it: why. Else what to do.
+    Empty(&'static str, &'static str),
     /// A part of the table of OCI runtimes.
     Runtime,
     /// A part of the registries.
