@@ -64,7 +64,7 @@ systemctl daemon-reload
 step check gantline check
 step service systemctl enable --now gantline
 step status gantline status
-export CONTAINER_RUNTIME_ENDPOINT=unix:///run/gantline/gantline.sock
+printf 'runtime-endpoint: unix:///run/gantline/gantline.sock\n' >/etc/crictl.yaml
 step crictl crictl version
 
 # --- kubeadm: all waits longer than a machine of its own would need ---
@@ -80,6 +80,9 @@ apiVersion: kubeadm.k8s.io/v1beta4
 kind: ClusterConfiguration
 kubernetesVersion: v1.37.1
 networking: {podSubnet: 10.85.0.0/16}
+# An emulated machine does not renew a lease in the ten seconds that are usual; there is nobody to take it over.
+controllerManager: {extraArgs: [{name: leader-elect, value: "false"}]}
+scheduler: {extraArgs: [{name: leader-elect, value: "false"}]}
 ---
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -109,6 +112,7 @@ step proxy kubectl -n kube-system rollout status daemonset/kube-proxy --timeout=
 step dns kubectl -n kube-system rollout status deployment/coredns --timeout=30m
 gantline status
 if [ -n "$failed" ]; then
+    crictl ps -a
     kubectl -n kube-system logs kube-controller-manager-node1 --tail=30
     journalctl -u kubelet --no-pager | tail -n 40
     journalctl -u gantline --no-pager | tail -n 40

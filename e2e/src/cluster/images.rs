@@ -83,7 +83,11 @@ pub fn push_kubeadms(machine: &Machine, registry: &Registry) -> crate::Result<Ve
                     .dir("usr/local", 0o755)
                     .dir("usr/local/bin", 0o755)
                     .symlink("usr/local/bin/kube-proxy", "/usr/bin/kube-proxy");
-                Builder::default().layer(packet_filter()).plain_layer(program_tree(program)).layer(place).build()
+                Builder::default()
+                    .layer(packet_filter())
+                    .plain_layer(program_tree(program))
+                    .layer(place)
+                    .build()
             }
             _ => image(program),
         };

@@ -22,11 +22,6 @@ impl Files {
         Self { root: root.into() }
     }
 
-    /// Whether they are this machine's own.
-    pub(crate) fn are_here(&self) -> bool {
-        self.root == Path::new("/")
-    }
-
     /// Where a path of the node is on this machine. `None` when a link leads in circles.
     pub(crate) fn find(&self, path: &Path) -> Option<PathBuf> {
         let mut links = 0;

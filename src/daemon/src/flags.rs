@@ -72,7 +72,7 @@ pub(crate) enum Command {
     /// Print or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Say whether this node can run pods, and what to do about what is missing
+    /// Say whether this node can run pods, and what to do about what is missing; status 1 when it cannot
     Check(Output),
     /// Say what containerd's or CRI-O's configuration comes to here, value by value, and write it
     Migrate(MigrateFlags),

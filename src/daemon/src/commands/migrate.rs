@@ -190,23 +190,11 @@ impl Page {
         self.text.push_str(&format!("{gap}{text}\n"));
     }
 
-    /// A line, broken between words; what goes on stands further in. A word that is too long is not cut: paths are
-    /// there to be copied.
+    /// A line, broken between words; what goes on stands further in.
     fn line(&mut self, indent: usize, text: &str) {
-        let mut used = indent;
-        self.text.push_str(&" ".repeat(indent));
-        for (index, word) in text.split(' ').enumerate() {
-            let width = word.chars().count();
-            if index > 0 && used + 1 + width > self.columns {
-                self.text.push_str(&format!("\n{}", " ".repeat(indent + 2)));
-                used = indent + 2;
-            } else if index > 0 {
-                self.text.push(' ');
-                used += 1;
-            }
-            self.text.push_str(word);
-            used += width;
+        for (index, part) in ui::fold(text, self.columns.saturating_sub(indent + 2)).iter().enumerate() {
+            let indent = if index == 0 { indent } else { indent + 2 };
+            self.text.push_str(&format!("{:indent$}{part}\n", ""));
         }
-        self.text.push('\n');
     }
 }

@@ -215,12 +215,7 @@ fn registry(work: &mut Work<'_>, leaf: &Leaf, table: &Value, registries: &mut BT
         Outcome::Carried { to: format!("certs.d/{prefix}/hosts.toml") },
     );
     let location = if location.is_empty() { prefix.clone() } else { location };
-    let entry = Registry {
-        location,
-        insecure: flag(table, "insecure"),
-        mirrors,
-        from: leaf.at.to_string(),
-    };
+    let entry = Registry { location, insecure: flag(table, "insecure"), mirrors, from: leaf.at.to_string() };
     registries.insert(prefix, entry);
 }
 

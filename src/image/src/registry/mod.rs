@@ -25,8 +25,8 @@ use crate::hash::{self, Hasher};
 use crate::unpack::Feed;
 use auth::{Challenge, Identity};
 pub use error::RegistryError;
-pub use hosts::check_hosts;
 use hosts::Host;
+pub use hosts::check_hosts;
 pub use proxy::ProxyConfig;
 use transport::{Ask, Transport, protocol, without_query};
 
