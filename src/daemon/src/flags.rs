@@ -132,6 +132,9 @@ pub(crate) struct MigrateFlags {
     /// Whose configuration
     #[arg(value_enum)]
     pub(crate) peer: Peer,
+    /// Its main file [default: /etc/containerd/config.toml, /etc/crio/crio.conf]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
     /// Where the node's file system is: another directory for a disk that is mounted there
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub(crate) from: PathBuf,

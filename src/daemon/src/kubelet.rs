@@ -8,12 +8,15 @@ use serde::Serialize;
 use crate::files::Files;
 
 /// Files in YAML. kubeadm keeps what is of this node alone in the second one since 1.35.
-const FILES: [&str; 5] = [
+const FILES: [&str; 7] = [
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/instance-config.yaml",
     "/etc/kubernetes/kubelet.conf.yaml",
     "/etc/kubernetes/kubelet/config.yaml",
     "/etc/kubernetes/kubelet-config.yaml",
+    // k3s and rke2 hold the kubelet within themselves.
+    "/etc/rancher/k3s/config.yaml",
+    "/etc/rancher/rke2/config.yaml",
 ];
 /// Files of flags, and of assignments of environment variables that hold them.
 const FLAGS: [&str; 4] = [
@@ -88,13 +91,15 @@ impl Kubelet {
             value: value.trim().trim_matches(['"', '\'']).to_owned(),
         };
         for (flag, field) in [
+            // Theirs, which is a flag of k3s's without its dashes.
+            ("", "container-runtime-endpoint"),
             ("--container-runtime-endpoint", "containerRuntimeEndpoint"),
             ("--cgroup-driver", "cgroupDriver"),
             ("--fail-cgroupv1", "failCgroupV1"),
             ("--fail-swap-on", "failSwapOn"),
         ] {
             let found = match line.split_once(flag) {
-                Some((_, rest)) if rest.starts_with(['=', ' ']) => {
+                Some((_, rest)) if !flag.is_empty() && rest.starts_with(['=', ' ']) => {
                     rest[1..].split([' ', '"', '\'', '\\']).next().map(|value| said(flag, value))
                 }
                 // A field of the document itself is not indented.
@@ -104,7 +109,7 @@ impl Kubelet {
                     .map(|value| said(field, value.split(" #").next().unwrap_or_default())),
             };
             let list = match field {
-                "containerRuntimeEndpoint" => &mut self.endpoints,
+                "containerRuntimeEndpoint" | "container-runtime-endpoint" => &mut self.endpoints,
                 "cgroupDriver" => &mut self.drivers,
                 "failCgroupV1" => &mut self.fail_cgroup_v1,
                 _ => &mut self.fail_swap_on,
@@ -138,6 +143,7 @@ mod tests {
                 "# --cgroup-driver=no\nExecStart=kubelet --cgroup-driver cgroupfs \\\n",
             ),
             ("/lib", "-> usr/lib"),
+            ("/etc/rancher/k3s/config.yaml", "container-runtime-endpoint: unix:///run/k3s.sock"),
         ]);
         let kubelet = look(&files);
         let shown = |list: &[Said]| {
@@ -149,6 +155,7 @@ mod tests {
             shown(&kubelet.endpoints),
             [
                 "/var/lib/kubelet/instance-config.yaml:1 containerRuntimeEndpoint unix:///var/run/containerd/containerd.sock",
+                "/etc/rancher/k3s/config.yaml:1 container-runtime-endpoint unix:///run/k3s.sock",
                 "/var/lib/kubelet/kubeadm-flags.env:1 --container-runtime-endpoint unix:///run/crio/crio.sock",
             ]
         );

@@ -15,7 +15,7 @@ const COLUMNS: usize = 80;
 
 /// Tells, and writes where `--write` says so.
 pub(crate) fn run(flags: &MigrateFlags, common: &Common) -> Exit {
-    let plan = match migrate::plan(flags.peer, &Files::below(&flags.from)) {
+    let plan = match migrate::plan(flags.peer, &Files::below(&flags.from), flags.file.as_deref()) {
         Ok(plan) => plan,
         Err(error) => {
             ui::complain(model::chain(&error));

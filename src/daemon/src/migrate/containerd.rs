@@ -399,11 +399,11 @@ pub(super) struct Found {
 }
 
 /// Reads the configuration with its imports.
-pub(super) fn read(files: &Files) -> Result<Found, Unreadable> {
+pub(super) fn read(files: &Files, main: &Path) -> Result<Found, Unreadable> {
     let mut found = Found { files: Vec::new(), leaves: Vec::new(), version: 1 };
     let defaults = document::read(Path::new("/"), DEFAULTS)?;
     found.leaves.extend(defaults.into_iter().map(|leaf| Leaf { at: At::Default(NAME), ..leaf }));
-    let mut waiting = vec![PathBuf::from(FILE)];
+    let mut waiting = vec![main.to_owned()];
     while let Some(path) = waiting.pop() {
         if found.files.contains(&path) {
             continue;

@@ -12,7 +12,6 @@ use crate::files::Files;
 
 pub(super) const NAME: &str = "CRI-O";
 pub(super) const FILE: &str = "/etc/crio/crio.conf";
-const DROP_INS: &str = "/etc/crio/crio.conf.d";
 
 /// What CRI-O does where its files say nothing, and Gantline would do otherwise.
 const DEFAULTS: &str = "
@@ -412,7 +411,7 @@ fn paths_or_none(value: &toml::Value) -> Result<toml::Value, String> {
 }
 
 /// Reads the file and its drop-ins.
-pub(super) fn read(files: &Files) -> Result<Found, Unreadable> {
+pub(super) fn read(files: &Files, main: &Path) -> Result<Found, Unreadable> {
     let mut found = Found { files: Vec::new(), leaves: Vec::new(), version: 0 };
     let runc_alone = ["/usr/bin/runc", "/usr/sbin/runc", "/usr/local/bin/runc", "/usr/local/sbin/runc"]
         .iter()
@@ -429,8 +428,10 @@ pub(super) fn read(files: &Files) -> Result<Found, Unreadable> {
     );
     let defaults = document::read(Path::new("/"), &defaults)?;
     found.leaves.extend(defaults.into_iter().map(|leaf| Leaf { at: At::Default(NAME), ..leaf }));
-    let mut paths = vec![PathBuf::from(FILE)];
-    paths.extend(files.list(Path::new(DROP_INS)).into_iter().filter(|path| {
+    let mut drop_ins = main.to_owned().into_os_string();
+    drop_ins.push(".d");
+    let mut paths = vec![main.to_owned()];
+    paths.extend(files.list(Path::new(&drop_ins)).into_iter().filter(|path| {
         // Editors' leavings are no drop-ins.
         path.file_name()
             .and_then(|name| name.to_str())

@@ -209,24 +209,22 @@ fn left(why: impl Into<String>, remedy: impl Into<String>) -> Outcome {
     Outcome::Left { why: why.into(), remedy: remedy.into() }
 }
 
-/// Reads what a peer is configured with and says what it comes to. Changes nothing.
-pub(crate) fn plan(peer: Peer, files: &Files) -> Result<Plan, MigrateError> {
-    let (name, rules) = match peer {
-        Peer::Containerd => (containerd::NAME, containerd::RULES),
-        Peer::Crio => (crio::NAME, crio::RULES),
+/// Reads what a peer is configured with and says what it comes to. Changes nothing. `main` is its main file, where that
+/// is another than the usual one.
+pub(crate) fn plan(peer: Peer, files: &Files, main: Option<&Path>) -> Result<Plan, MigrateError> {
+    let (name, rules, usual) = match peer {
+        Peer::Containerd => (containerd::NAME, containerd::RULES, containerd::FILE),
+        Peer::Crio => (crio::NAME, crio::RULES, crio::FILE),
     };
+    let main = main.unwrap_or(Path::new(usual));
     let unreadable = |source| MigrateError::Unreadable { peer: name, source };
     let found = match peer {
-        Peer::Containerd => containerd::read(files),
-        Peer::Crio => crio::read(files),
+        Peer::Containerd => containerd::read(files, main),
+        Peer::Crio => crio::read(files, main),
     }
     .map_err(unreadable)?;
     if found.files.is_empty() {
-        let path = match peer {
-            Peer::Containerd => containerd::FILE,
-            Peer::Crio => crio::FILE,
-        };
-        return Err(MigrateError::Nothing { peer: name, path: path.into() });
+        return Err(MigrateError::Nothing { peer: name, path: main.into() });
     }
     let mut read = found.files.clone();
     let mut work = Work { peer: name, files, findings: Vec::new(), draft: Draft::new(), hosts: Vec::new() };

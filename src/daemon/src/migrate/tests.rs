@@ -7,7 +7,7 @@ const CRUN: (&str, &str) = ("/usr/local/bin/crun", "#!/bin/sh");
 
 fn planned(peer: Peer, files: &[(&str, &str)]) -> Plan {
     let (_dir, files) = Files::made_up(files);
-    plan(peer, &files).unwrap_or_else(|error| panic!("{}", model::chain(&error)))
+    plan(peer, &files, None).unwrap_or_else(|error| panic!("{}", model::chain(&error)))
 }
 
 /// The text of a file that would be written, less comments.
@@ -149,6 +149,22 @@ fn imports_are_laid_over_in_their_order() {
         written(&plan, "config.toml").contains("[log]\nformat = \"json\"\nlevel = \"debug\""),
         "{plan:?}"
     );
+}
+
+#[test]
+fn the_main_file_may_be_elsewhere() {
+    let main = Path::new("/var/lib/rancher/k3s/agent/etc/containerd/config.toml");
+    let (_dir, files) = Files::made_up(&[
+        ("/var/lib/rancher/k3s/agent/etc/containerd/config.toml", "version = 3\nimports = ['conf.d/*.toml']"),
+        ("/var/lib/rancher/k3s/agent/etc/containerd/conf.d/a.toml", "debug.level = 'warn'"),
+        ("/srv/crio.conf", ""),
+        ("/srv/crio.conf.d/a", "crio.runtime.log_level = 'warn'"),
+        RUNC,
+    ]);
+    for (peer, main) in [(Peer::Containerd, main), (Peer::Crio, Path::new("/srv/crio.conf"))] {
+        let plan = plan(peer, &files, Some(main)).unwrap();
+        assert!(written(&plan, "config.toml").contains("level = \"warn\""), "{plan:?}");
+    }
 }
 
 #[test]
@@ -388,10 +404,10 @@ fn sessions_leave_loopback_with_tls_alone() {
 #[test]
 fn what_cannot_be_read_is_said_with_its_line() {
     let (_dir, files) = Files::made_up(&[(containerd::FILE, "version = 2\nx = [")]);
-    let error = model::chain(&plan(Peer::Containerd, &files).unwrap_err());
+    let error = model::chain(&plan(Peer::Containerd, &files, None).unwrap_err());
     assert!(error.contains("/etc/containerd/config.toml:2: "), "{error}");
     let (_dir, files) = Files::made_up(&[]);
-    let error = plan(Peer::Crio, &files).unwrap_err().to_string();
+    let error = plan(Peer::Crio, &files, None).unwrap_err().to_string();
     assert_eq!(error, "no configuration of CRI-O: /etc/crio/crio.conf is not there");
 }
 
