@@ -22,13 +22,13 @@ use crate::subtree;
 
 /// How much of what a runtime said goes into a failure, bytes.
 const WORDS_BYTES_MAX: usize = 4096;
-/// For runtimes and their hooks: the service's own environment does not reach containers.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What an invocation is for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
     Create(ContainerId),
+    /// In place of create and start: it goes on from a checkpoint.
+    Restore(ContainerId),
     Start(ContainerId),
     /// Removes what a failed create or start has left; then the failure is told.
     Undo(ContainerId, Failure),
@@ -37,13 +37,15 @@ pub(crate) enum Purpose {
     /// Of one that runs, or that the runtime did not delete when it was asked softly.
     DeleteByForce(ContainerId, Asked),
     Exec(ExecId),
+    /// Of one that runs on.
+    Checkpoint(ContainerId, Asked),
 }
 
 impl Purpose {
     /// The container that it starts.
     pub(crate) fn starts(&self) -> Option<&ContainerId> {
         match self {
-            Self::Create(id) | Self::Start(id) => Some(id),
+            Self::Create(id) | Self::Restore(id) | Self::Start(id) => Some(id),
             _ => None,
         }
     }
@@ -60,9 +62,11 @@ impl Purpose {
     pub(crate) fn stage(&self) -> &'static str {
         match self {
             Self::Create(_) => "runtime create",
+            Self::Restore(_) => "runtime restore",
             Self::Start(_) => "runtime start",
             Self::Undo(..) | Self::Delete(..) | Self::DeleteByForce(..) => "runtime delete",
             Self::Exec(_) => "runtime exec",
+            Self::Checkpoint(..) => "runtime checkpoint",
         }
     }
 
@@ -109,7 +113,7 @@ impl Call<'_> {
     pub(crate) fn start(self, purpose: Purpose) -> Result<(u32, Job), Failure> {
         let runtime = self.runtime;
         let mut command = kernel::process::command(&runtime.binary);
-        command.env("PATH", PATH).arg("--root").arg(&runtime.root);
+        command.env("PATH", wire::RUNTIME_PATH).arg("--root").arg(&runtime.root);
         command.arg("--log").arg(&self.log).args(["--log-format", "json"]);
         if runtime.systemd_cgroup {
             command.arg("--systemd-cgroup");

@@ -31,7 +31,7 @@ const NO_PAUSE: &str = "Gantline runs no pause container";
 const OVERLAY: &str = "images are unpacked for overlayfs";
 const OTHER_SNAPSHOTTER: &str = "Gantline knows overlayfs alone: pods of this node use that";
 const ENCRYPTED: &str = "of encrypted images, which Gantline does not pull";
-const CHECKPOINTS: &str = "of checkpoints (CRIU), which Gantline does not make";
+const CHECKPOINTS: &str = "checkpoints are made where CRIU and an OCI runtime that knows it are installed";
 const OWN_SOCKET: &str = "Gantline's own socket is gantline.sock in its state directory";
 const NO_TCP: &str =
     "the CRI is served on a unix socket alone; reach it through ssh where it was reached by TCP";

@@ -305,7 +305,7 @@ pub(super) const RULES: Rules = &[
     ("crio/runtime/manage_ns_lifecycle", Rule::Needless("namespaces are pinned by Gantline itself")),
     (
         "crio/runtime/enable_criu_support",
-        Rule::Needless("of checkpoints (CRIU), which Gantline does not make"),
+        Rule::Needless("checkpoints are made where CRIU and an OCI runtime that knows it are installed"),
     ),
     ("crio/runtime/enable_pod_events", Rule::Needless("events of pods are always to be had")),
     (

@@ -190,7 +190,7 @@ fn containerd_key(work: &mut Work<'_>, name: &str, key: &str, leaf: &Leaf, defau
         ),
         "options" => needless("holds nothing"),
         "options.CriuPath" | "options.CriuImagePath" | "options.CriuWorkPath" => {
-            needless("Gantline makes no checkpoints")
+            needless("CRIU is found by the OCI runtime, and its files are the pod's shim's")
         }
         "options.IoUid"
         | "options.IoGid"
