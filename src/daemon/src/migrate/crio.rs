@@ -1,6 +1,6 @@
 //! What becomes of CRI-O's configuration (crio.conf(5), crio.conf.d(5)).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::containerd::Found;
 use super::document::{self, At, Leaf, Unreadable};

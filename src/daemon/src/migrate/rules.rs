@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn values_become_ours_or_say_why_not() {
-        let cases: &[(fn(&Value) -> Result<Value, String>, &str, Result<&str, &str>)] = &[
+        type Convert = fn(&Value) -> Result<Value, String>;
+        let cases: &[(Convert, &str, Result<&str, &str>)] = &[
             (duration, "'4h0m0s'", Ok("'4h'")),
             (duration, "'1m30s'", Ok("'90s'")),
             (duration, "120", Ok("'2m'")),
