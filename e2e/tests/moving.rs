@@ -2,11 +2,14 @@
 //! configuration, up to a service's own word that it would take what was written.
 #![allow(clippy::unwrap_used)]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
 use e2e::command::{Said, command, run};
-use e2e::programs::{Programs, target_dir};
+use e2e::node::{Launch, Node};
+use e2e::peer;
+use e2e::programs::{Programs, target_dir, tool};
 use serde_json::Value;
 
 fn gantline(args: &[&str]) -> Said {
@@ -136,6 +139,74 @@ fn what_is_written_is_accepted_and_nothing_is_overwritten() {
     assert_eq!(fs::read_to_string(&config).unwrap(), "# mine\n");
     gantline(&["migrate", "containerd", "--from", from, "--write", to, "--force"]).ok();
     assert_ne!(fs::read_to_string(&config).unwrap(), "# mine\n");
+}
+
+/// The whole way on one machine: pods on containerd, drained; its file migrated as it is; the same pods on Gantline, from the
+/// same registry, in the same network.
+#[test]
+fn a_node_moves_from_containerd() {
+    if ["containerd", "containerd-shim-runc-v2", "runc"]
+        .iter()
+        .any(|tool| !target_dir().join("tools").join(tool).exists())
+    {
+        eprintln!("skipped: containerd is not built (e2e/tools/build.sh containerd runc)");
+        return;
+    }
+    let mut node = peer::containerd(&tool("runc"));
+    let serves = |node: &Node, name: &str| {
+        node.pull(&node.busybox());
+        let pod = node.pod(name).run();
+        let container = pod.container("app").sh("echo here; sleep 1000").start();
+        container.logs("here");
+        assert_eq!(container.sh("hostname"), format!("{}\n", pod.status().metadata.unwrap().name));
+        assert!(!pod.ip().is_empty(), "{name} has no address");
+    };
+    serves(&node, "before");
+    node.remove_all_pods();
+    node.terminate();
+
+    let etc = node.machine.dir().join("etc");
+    let file = node.machine.dir().join("containerd.toml");
+    let mut migrate = node.machine.command(Programs::dev().gantline);
+    migrate.args(["migrate", "containerd", "-o", "json", "--file"]).arg(&file).arg("--write").arg(&etc);
+    let report = json(&run(&mut migrate));
+    let expected = [
+        "cgroup.driver",
+        "default_runtime",
+        "images.certs_d",
+        "network.bin_dirs",
+        "network.conf_dir",
+        "runtimes.runc.path",
+    ];
+    let carried: Vec<&str> =
+        of_outcome(&report, "carried").iter().filter_map(|finding| finding["to"].as_str()).collect();
+    for key in expected {
+        assert!(carried.iter().any(|to| to.starts_with(key)), "{key}: {carried:?}");
+    }
+    // What is the machine's and not the host's, as for every node here.
+    fs::create_dir(etc.join("config.d")).unwrap();
+    let text = format!(
+        "[network]\ncache_dir = {:?}\n[pods]\nshim = {:?}\n",
+        node.config.cni_cache,
+        Programs::dev().shim.canonicalize().unwrap()
+    );
+    fs::write(etc.join("config.d/harness.toml"), text).unwrap();
+    let root = node.machine.dir().join("gantline/root");
+    let (program, file) = (Programs::dev().gantline, etc.join("config.toml"));
+    let words = ["serve", "--state", "/run/gantline-moved", "--config"].map(OsStr::new);
+    let paths = [
+        file.as_os_str(),
+        "--root".as_ref(),
+        root.as_os_str(),
+        "--socket".as_ref(),
+        node.config.socket.as_os_str(),
+    ];
+    let argv = [program.as_os_str()].into_iter().chain(words).chain(paths);
+    let argv = argv.map(|word| word.to_string_lossy().into_owned()).collect();
+    node.becomes(Launch { argv, env: Vec::new() });
+    node.start_service();
+    serves(&node, "after");
+    node.remove_all_pods();
 }
 
 /// containerd itself says what its keys are: each of its newest release is told of, by its line.
