@@ -5,6 +5,7 @@
 #   e2e/tools/build.sh crictl critest runc containerd cni-plugins
 #   e2e/tools/build.sh criu                     # Debian's package, unpacked
 #   e2e/tools/build.sh cluster                  # kubelet, the control plane, kubectl, etcd, CoreDNS, agnhost
+#   e2e/tools/build.sh kubeadm                  # for the machine of e2e/vm/kubeadm.sh
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -155,8 +156,11 @@ END
         kubernetes kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl agnhost
         CGO_ENABLED=0 build coredns coredns . -ldflags '-s -w'
         ;;
+    kubeadm)
+        kubernetes kubeadm
+        ;;
     *)
-        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins criu cluster" >&2
+        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins criu cluster kubeadm" >&2
         exit 2
         ;;
     esac
