@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::SysError;
 use crate::mount::{self, MountInfo};
 
+mod freezer;
 mod kill;
 mod limits;
 mod oom;
@@ -22,6 +23,7 @@ mod reader;
 mod seats;
 mod stats;
 
+pub use freezer::Freezer;
 pub use limits::{Limits, Write, is_weight_of_shares, put_back, weight_of_shares};
 pub use oom::set as set_oom_score_adj;
 pub use reader::{Extent, Reader, Reading};

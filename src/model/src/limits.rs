@@ -16,6 +16,9 @@ pub const SHIM_FRAME_BYTES_MAX: usize = 128 * 1024;
 pub const SHIM_REPLY_MAX: Duration = Duration::from_secs(10);
 /// How long one invocation of an OCI runtime may take.
 pub const OCI_RUNTIME_MAX: Duration = Duration::from_secs(120);
+/// How long CRIU may write one container to disk before it counts as hanging and is killed, which the container may not
+/// survive: memory by the hundred gigabytes goes to a slow disk in less.
+pub const CHECKPOINT_MAX: Duration = Duration::from_secs(30 * 60);
 /// How long one CNI plugin invocation may take.
 pub const CNI_PLUGIN_MAX: Duration = Duration::from_secs(60);
 /// How long a forwarded port's connection may take to be accepted.

@@ -18,7 +18,7 @@ pub use local::LocalShims;
 pub use shim::{ExecExit, ExecFds, ExecProcess, ExecStarted, Filter, NativeExec, Shim};
 // What callers say and hear: they know these words, and no frame.
 pub use wire::{
-    ContainerState, Event, ExitRecord, LogTarget, OciRuntime, Phase, RunContainer, Started, StateReply,
+    ContainerState, Dump, Event, ExitRecord, LogTarget, OciRuntime, Phase, RunContainer, Started, StateReply,
     StdioSpec,
 };
 

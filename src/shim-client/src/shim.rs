@@ -2,16 +2,17 @@
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::SysError;
-use model::limits::{OCI_RUNTIME_MAX, SHIM_REPLY_MAX};
+use model::limits::{CHECKPOINT_MAX, OCI_RUNTIME_MAX, SHIM_REPLY_MAX};
 use model::{ContainerId, ExecId, PodId, Signal};
 use rustix::fs::MemfdFlags;
 use telemetry::Stages;
 use tokio::sync::broadcast;
-use wire::{ContainerState, Event, HelloReply, ReplyBody, RequestBody, RunContainer, Started, StateReply};
+use wire::{ContainerState, Dump, Event, HelloReply, ReplyBody, RequestBody, RunContainer, Started, StateReply};
 
 use crate::ShimError;
 use crate::connection::Connection;
@@ -280,6 +281,40 @@ impl Shim {
     pub async fn reopen_log(&self, container: &ContainerId) -> Result<(), ShimError> {
         let body = RequestBody::ReopenLog { container: container.clone() };
         self.done("reopen a log", body, SHIM_REPLY_MAX).await
+    }
+
+    /// Whether it holds containers still, writes them to disk, and starts them from there. Older shims do not.
+    pub fn checkpoints(&self) -> bool {
+        self.shared.hello.checkpoints
+    }
+
+    /// Holds containers still, each with the directory of its freezer cgroup (v1) or cgroup (v2), until
+    /// [`Self::resume`] or until this connection is lost. Every process of them is still when this returns.
+    ///
+    /// # Errors
+    /// [`ShimError`]; nothing is held then.
+    pub async fn pause(&self, containers: Vec<(ContainerId, PathBuf)>) -> Result<(), ShimError> {
+        let held = |(container, freezer)| wire::Held { container, freezer };
+        let containers = containers.into_iter().map(held).collect();
+        self.done("hold containers still", RequestBody::Pause(wire::Pause { containers }), SHIM_REPLY_MAX).await
+    }
+
+    /// Lets the containers that are held still go on, once the OCI runtime is done with what it writes.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn resume(&self) -> Result<(), ShimError> {
+        self.done("let containers go on", RequestBody::Resume, CHECKPOINT_MAX + SHIM_REPLY_MAX).await
+    }
+
+    /// Writes a running container's processes to disk. It runs on.
+    ///
+    /// # Errors
+    /// [`ShimError`]; the OCI runtime's failure is in its own words.
+    pub async fn checkpoint(&self, container: &ContainerId, to: Dump) -> Result<(), ShimError> {
+        let deadline_ms = u64::try_from(CHECKPOINT_MAX.as_millis()).unwrap_or(u64::MAX);
+        let body = RequestBody::Checkpoint(wire::Checkpoint { container: container.clone(), to, deadline_ms });
+        self.done("checkpoint a container", body, CHECKPOINT_MAX + SHIM_REPLY_MAX).await
     }
 
     /// Everything that the shim holds: its containers, how they are, how they ended.

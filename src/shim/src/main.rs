@@ -6,6 +6,7 @@
 //! are ignored. It must never know images, networks, CNI or CRI messages.
 
 mod attach;
+mod checkpoint;
 mod container;
 mod cri_log;
 mod daemon;

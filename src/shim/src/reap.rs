@@ -7,7 +7,7 @@ use kernel::clock::now;
 use kernel::pidfd::PidFd;
 use kernel::process::{self, Exit};
 use model::{ContainerId, UnixNanos};
-use wire::Event;
+use wire::{Event, ReplyBody};
 
 use crate::container::{Container, Phase, processes_in};
 use crate::cri_log::Stream;
@@ -86,10 +86,12 @@ impl Server {
     /// Notes a runtime's part in what somebody asked for, to be told with the answer.
     fn note_call(&mut self, job: &Job, done: bool) {
         let asked = match &job.purpose {
-            Purpose::Create(id) | Purpose::Start(id) | Purpose::Undo(id, _) => {
+            Purpose::Create(id) | Purpose::Restore(id) | Purpose::Start(id) | Purpose::Undo(id, _) => {
                 self.containers.get(id).and_then(|container| container.asked)
             }
-            Purpose::Delete(_, asked) | Purpose::DeleteByForce(_, asked) => Some(*asked),
+            Purpose::Delete(_, asked) | Purpose::DeleteByForce(_, asked) | Purpose::Checkpoint(_, asked) => {
+                Some(*asked)
+            }
             Purpose::Exec(id) => self.execs.get(id).and_then(|exec| exec.asked),
         };
         if let Some(asked) = asked {
@@ -104,6 +106,7 @@ impl Server {
             let left = job.deadline.saturating_duration_since(Instant::now());
             let result = match &job.purpose {
                 Purpose::Create(id) => self.created(&id.clone(), left).map_err(|f| (id.clone(), f)),
+                Purpose::Restore(id) => self.restored(&id.clone()).map_err(|f| (id.clone(), f)),
                 Purpose::Start(id) => {
                     self.started(&id.clone());
                     Ok(())
@@ -114,6 +117,10 @@ impl Server {
                 }
                 Purpose::Delete(id, asked) | Purpose::DeleteByForce(id, asked) => {
                     self.deleted(&id.clone(), *asked);
+                    Ok(())
+                }
+                Purpose::Checkpoint(_, asked) => {
+                    self.written(*asked, Ok(ReplyBody::Done));
                     Ok(())
                 }
                 Purpose::Exec(id) => {
@@ -129,7 +136,7 @@ impl Server {
             return;
         }
         let mut more = String::new();
-        if let Purpose::Create(id) = &job.purpose
+        if let Purpose::Create(id) | Purpose::Restore(id) = &job.purpose
             && let Some(container) = self.containers.get_mut(id)
             && let Some(at) = container.outputs.iter().position(|output| output.stream == Stream::Stderr)
         {
@@ -138,7 +145,7 @@ impl Server {
         }
         let (failure, late) = (job.failure(code, &more), job.is_late());
         match job.purpose {
-            Purpose::Create(id) | Purpose::Start(id) => self.undo(&id, failure),
+            Purpose::Create(id) | Purpose::Restore(id) | Purpose::Start(id) => self.undo(&id, failure),
             Purpose::Undo(id, first) => {
                 note(format_args!("undoing a failed start failed: {failure}"));
                 self.undone(&id, first);
@@ -158,6 +165,7 @@ impl Server {
             }
             Purpose::DeleteByForce(_, asked) => self.answer(asked, Err(failure), None),
             Purpose::Exec(id) => self.exec_failed(&id, failure),
+            Purpose::Checkpoint(_, asked) => self.written(asked, Err(failure)),
         }
     }
 }

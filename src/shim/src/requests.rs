@@ -36,6 +36,7 @@ impl Server {
                 pid: std::process::id(),
                 pod_init: self.pod_init,
                 native_exec: self.sealed,
+                checkpoints: true,
             }))),
             RequestBody::Run(spec) => self.run_container(asked, *spec).err().map(Err),
             RequestBody::Kill(kill) => {
@@ -48,6 +49,9 @@ impl Server {
             RequestBody::Resize(resize) => done(self.resize(&resize)),
             RequestBody::CloseStdin { container } => done(self.close_stdin(&container)),
             RequestBody::ReopenLog { container } => done(self.reopen_log(&container)),
+            RequestBody::Pause(pause) => self.pause(asked, pause),
+            RequestBody::Resume => self.resume(asked),
+            RequestBody::Checkpoint(wanted) => self.checkpoint(asked, &wanted).err().map(Err),
             RequestBody::State(after) => {
                 let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
                 let containers = self.containers.range::<ContainerId, _>((from, Bound::Unbounded));
@@ -104,7 +108,7 @@ impl Server {
         })
     }
 
-    fn running(&mut self, stage: &str, id: &ContainerId) -> Result<&mut Container, Failure> {
+    pub(crate) fn running(&mut self, stage: &str, id: &ContainerId) -> Result<&mut Container, Failure> {
         let container = self.containers.get_mut(id).ok_or_else(|| not_found(stage, id))?;
         if matches!(container.phase, Phase::Running { .. }) {
             Ok(container)

@@ -29,6 +29,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 #[derive(Debug)]
 pub(crate) enum Purpose {
     Create(ContainerId),
+    /// In place of create and start: it goes on from a checkpoint.
+    Restore(ContainerId),
     Start(ContainerId),
     /// Removes what a failed create or start has left; then the failure is told.
     Undo(ContainerId, Failure),
@@ -37,13 +39,15 @@ pub(crate) enum Purpose {
     /// Of one that runs, or that the runtime did not delete when it was asked softly.
     DeleteByForce(ContainerId, Asked),
     Exec(ExecId),
+    /// Of one that runs on.
+    Checkpoint(ContainerId, Asked),
 }
 
 impl Purpose {
     /// The container that it starts.
     pub(crate) fn starts(&self) -> Option<&ContainerId> {
         match self {
-            Self::Create(id) | Self::Start(id) => Some(id),
+            Self::Create(id) | Self::Restore(id) | Self::Start(id) => Some(id),
             _ => None,
         }
     }
@@ -60,9 +64,11 @@ impl Purpose {
     pub(crate) fn stage(&self) -> &'static str {
         match self {
             Self::Create(_) => "runtime create",
+            Self::Restore(_) => "runtime restore",
             Self::Start(_) => "runtime start",
             Self::Undo(..) | Self::Delete(..) | Self::DeleteByForce(..) => "runtime delete",
             Self::Exec(_) => "runtime exec",
+            Self::Checkpoint(..) => "runtime checkpoint",
         }
     }
 

@@ -14,6 +14,7 @@ use model::limits::SHIM_FRAME_BYTES_MAX;
 use model::{ContainerId, ExecId, UnixNanos};
 use wire::{Event, Failure, FailureKind, Frame, Reply, ReplyBody, RuntimeCall};
 
+use crate::checkpoint::Pause;
 use crate::container::Container;
 use crate::cri_log::Stream;
 use crate::exec::Exec;
@@ -94,6 +95,8 @@ pub(crate) struct Server {
     /// The OCI runtime's part in what is not answered yet.
     pub(crate) calls: BTreeMap<Asked, Vec<RuntimeCall>>,
     pub(crate) sweeps: Vec<Sweep>,
+    /// Containers that are held still.
+    pub(crate) pause: Option<Pause>,
     pub(crate) pod_init: Option<u32>,
     /// Where cgroups are, once an exec had to know.
     pub(crate) hierarchy: Option<Hierarchy>,
@@ -129,6 +132,7 @@ impl Server {
             strays: BTreeMap::new(),
             calls: BTreeMap::new(),
             sweeps: Vec::new(),
+            pause: None,
             pod_init,
             hierarchy: None,
             sealed: kernel::sealed::is_own_program(),
@@ -213,8 +217,9 @@ impl Server {
         let disk =
             self.containers.values().any(|c| c.record_owed || c.log.owes_marker()).then_some(self.disk_retry);
         let pauses = self.containers.values().filter_map(|container| container.paused);
+        let held = self.pause.as_ref().and_then(Pause::look_at);
         let lives = jobs.chain(execs).chain(starts).chain(sweeps).chain(pauses);
-        let next = lives.chain(disk).chain(self.orphan.look_at()).min()?;
+        let next = lives.chain(held).chain(disk).chain(self.orphan.look_at()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -226,6 +231,7 @@ impl Server {
             container.expire_pause(&mut self.watch, at);
         }
         self.sweep(at);
+        self.look_at_pause(at);
         if self.orphan.is_lost(at) {
             self.end_unfound();
         }
@@ -325,6 +331,7 @@ impl Server {
     fn drop_peer(&mut self, token: u64) {
         if let Some(peer) = self.peers.remove(&token) {
             self.watch.remove(peer.fd(), token);
+            self.pause_lost(token);
         }
     }
 }

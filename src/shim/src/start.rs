@@ -30,7 +30,19 @@ impl Server {
         })?;
         let mut container = Container::new(spec, asked, log);
         let spec = &container.spec;
-        let mut args: Vec<OsString> = vec!["create".into(), "--bundle".into(), spec.bundle.clone().into()];
+        let mut args: Vec<OsString> = match &spec.restore {
+            None => vec!["create".into()],
+            Some(dump) => {
+                let (images, work) = (dump.images.clone().into(), dump.work.clone().into());
+                // Into the cgroup that the bundle names, whatever the one was that it was written in.
+                let ignore = ["--manage-cgroups-mode".into(), "ignore".into()];
+                let mut args = vec!["restore".into(), "--detach".into(), "--image-path".into(), images];
+                args.extend(["--work-path".into(), work, "--tcp-established".into(), "--file-locks".into()]);
+                args.extend(ignore);
+                args
+            }
+        };
+        args.extend(["--bundle".into(), spec.bundle.clone().into()]);
         args.extend(["--pid-file".into(), container.pid_file().into()]);
         let (theirs, stderr) = if spec.stdio.tty {
             let console = Console::listen(&spec.bundle, "console.sock").map_err(|e| failed(STAGE, &e))?;
@@ -53,7 +65,11 @@ impl Server {
         let _ = fs::remove_file(&log);
         let allowed = Duration::from_millis(spec.deadline_ms).min(OCI_RUNTIME_MAX);
         let call = Call { runtime: &spec.runtime, log, args, theirs, stderr, allowed };
-        let (pid, job) = call.start(Purpose::Create(container.id.clone()))?;
+        let purpose = match spec.restore {
+            None => Purpose::Create(container.id.clone()),
+            Some(_) => Purpose::Restore(container.id.clone()),
+        };
+        let (pid, job) = call.start(purpose)?;
         self.jobs.insert(pid, job);
         self.containers.insert(container.id.clone(), container);
         Ok(())
@@ -72,6 +88,16 @@ impl Server {
         let call = Call { runtime: &spec.runtime, log, args, theirs, stderr: Some(ours), allowed: left };
         let (pid, job) = call.start(Purpose::Start(id.clone()))?;
         self.jobs.insert(pid, job);
+        Ok(())
+    }
+
+    /// The runtime has restored the container, which runs already.
+    pub(crate) fn restored(&mut self, id: &ContainerId) -> Result<(), Failure> {
+        let Some(container) = self.containers.get_mut(id) else { return Ok(()) };
+        let pid = read_pid(&container.pid_file())
+            .map_err(|message| failure("runtime restore", message, FailureKind::Internal))?;
+        container.created(&mut self.watch, pid, now())?;
+        self.started(id);
         Ok(())
     }
 

@@ -55,10 +55,13 @@ impl Sweep {
 impl Server {
     pub(crate) fn kill(&mut self, asked: Asked, kill: &KillContainer) -> Result<Option<()>, Failure> {
         const STAGE: &str = "kill";
+        let signal = kill.signal.number();
+        if signal == SIGKILL {
+            self.let_die(&kill.container);
+        }
         let Some(container) = self.containers.get_mut(&kill.container) else {
             return Err(not_found(STAGE, &kill.container));
         };
-        let signal = kill.signal.number();
         if signal == SIGKILL && kill.all && container.asked.is_some() {
             self.abort(&kill.container);
             self.sweeps.push(Sweep::new(&kill.container, asked, Then::Answer));
@@ -134,6 +137,7 @@ impl Server {
     }
 
     pub(crate) fn delete(&mut self, asked: Asked, id: &ContainerId) -> Option<Outcome> {
+        self.let_die(id);
         let Some(container) = self.containers.get_mut(id) else { return Some(Ok(ReplyBody::Done)) };
         container.about_to_kill();
         let then = if container.asked.is_some() {

@@ -18,8 +18,8 @@ pub use reply::{
     RuntimeCall, Started, StateReply,
 };
 pub use request::{
-    Attach, ExecProcess, KillContainer, KillExec, LogTarget, NativeExec, OciRuntime, Request, RequestBody,
-    Resize, RunContainer, StdioSpec,
+    Attach, Checkpoint, Dump, ExecProcess, Held, KillContainer, KillExec, LogTarget, NativeExec, OciRuntime,
+    Pause, Request, RequestBody, Resize, RunContainer, StdioSpec,
 };
 
 /// The version of the frames and of the exit record.

@@ -66,6 +66,9 @@ pub struct HelloReply {
     /// Whether it starts execs itself when it is asked to.
     #[serde(default)]
     pub native_exec: bool,
+    /// Whether it holds containers still, writes them to disk, and starts them from there.
+    #[serde(default)]
+    pub checkpoints: bool,
 }
 
 /// A container that runs.

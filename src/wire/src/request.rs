@@ -51,6 +51,14 @@ pub enum RequestBody {
         /// Whose.
         container: ContainerId,
     },
+    /// Hold containers still until `Resume`, or until this connection ends. Answered once every process of them is
+    /// still. One pause at a time.
+    Pause(Pause),
+    /// Let the containers that are held still go on. None are: as good.
+    Resume,
+    /// Write a container's processes to disk, by the OCI runtime and CRIU; it runs on, or stays held. Answered by `Done`
+    /// once they are there. Only for shims whose [`crate::HelloReply::checkpoints`] says so.
+    Checkpoint(Checkpoint),
     /// Say what you hold, of the containers only those whose ids come after the given one. Answered by `State`, of
     /// as many as one frame has room for. Without a body, as older services ask, it begins at the first.
     State(Option<ContainerId>),
@@ -109,6 +117,48 @@ pub struct RunContainer {
     /// The directory of its memory cgroup (v1) or its cgroup (v2): for OOM and for killing everything.
     pub memory_cgroup: Option<PathBuf>,
     /// How long all invocations of the OCI runtime may take together, milliseconds.
+    pub deadline_ms: u64,
+    /// It goes on from a checkpoint in place of beginning. Only for shims whose [`crate::HelloReply::checkpoints`] says
+    /// so: older ones ignore this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Dump>,
+}
+
+/// Where CRIU keeps the processes of a container. Both directories exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    /// The processes themselves; only read by a restore.
+    pub images: PathBuf,
+    /// For what CRIU says of its work: `dump.log`, `restore.log`, statistics.
+    pub work: PathBuf,
+}
+
+/// Containers to hold still together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pause {
+    /// Each of them runs.
+    pub containers: Vec<Held>,
+}
+
+/// A container to hold still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Which.
+    pub container: ContainerId,
+    /// The directory of its freezer cgroup (v1) or its cgroup (v2).
+    pub freezer: PathBuf,
+}
+
+/// A container to write to disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Which; it runs.
+    pub container: ContainerId,
+    /// Where to; `images` is empty.
+    pub to: Dump,
+    /// After this the OCI runtime is killed, milliseconds. The container may not survive that: it guards against a CRIU
+    /// that hangs, and is no deadline of a request's.
     pub deadline_ms: u64,
 }
 

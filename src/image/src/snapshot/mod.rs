@@ -1,7 +1,9 @@
 //! Root filesystems: an image's layers, and a container's own writable layer over them.
 
+mod diff;
 mod overlay;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use kernel::SysError;
@@ -9,6 +11,7 @@ use model::{Classify, ContainerId, Digest, ErrorKind, UnixNanos, UserNamespace};
 use store::StoreError;
 
 use crate::image::Image;
+use crate::unpack::ExtractError;
 
 pub use overlay::Overlay;
 
@@ -51,6 +54,15 @@ pub enum SnapshotError {
         #[source]
         source: StoreError,
     },
+    /// What its writable layer was to begin with could not be unpacked.
+    #[error("unpack the writable layer of snapshot {key}")]
+    Diff {
+        /// The snapshot.
+        key: String,
+        /// What is wrong.
+        #[source]
+        source: ExtractError,
+    },
     /// A directory or a mount.
     #[error("{stage} of snapshot {key}")]
     Disk {
@@ -70,6 +82,7 @@ impl Classify for SnapshotError {
             Self::LayerMissing { .. } | Self::NotFound(_) => ErrorKind::NotFound,
             Self::Key(_) => ErrorKind::Invalid,
             Self::Store { source, .. } => source.kind(),
+            Self::Diff { source, .. } => source.io().map_or(ErrorKind::Corrupt, model::error::io_kind),
             Self::Disk { source, .. } => model::error::io_kind(&source.source),
         }
     }
@@ -110,7 +123,30 @@ pub trait Snapshots: Send + Sync {
         image: &Image,
         rootfs: &Path,
         seen: Seen<'_>,
+    ) -> Result<(), SnapshotError> {
+        self.prepare_from(container, image, None, rootfs, seen)
+    }
+
+    /// As [`Self::prepare`], with a writable layer that is, to begin with, what [`Self::write_diff`] has written to the
+    /// file `diff`.
+    ///
+    /// # Errors
+    /// What stopped it; nothing is left then.
+    fn prepare_from(
+        &self,
+        container: &ContainerId,
+        image: &Image,
+        diff: Option<&Path>,
+        rootfs: &Path,
+        seen: Seen<'_>,
     ) -> Result<(), SnapshotError>;
+
+    /// Writes a container's writable layer as an image layer's tar (OCI image-spec, layer.md), uncompressed. What changes
+    /// meanwhile is written as it is found.
+    ///
+    /// # Errors
+    /// What stopped it; so much is written then.
+    fn write_diff(&self, container: &ContainerId, out: &mut dyn Write) -> Result<(), SnapshotError>;
 
     /// Unmounts what is mounted on `rootfs`. Nothing mounted, or no such directory, is success.
     ///

@@ -1,6 +1,7 @@
 //! [`Snapshots`] on overlayfs: writable layers in `<root>/containers/<id>/{upper,work}`, volumes beside them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufReader, Write};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,11 +10,12 @@ use kernel::SysError;
 use kernel::mount;
 use model::{ContainerId, Digest, host_id};
 
-use super::{Seen, SnapshotError, Snapshots, Usage};
+use super::{Seen, SnapshotError, Snapshots, Usage, diff};
 use crate::image::Image;
 use crate::images::{Images, Shared, lock};
 use crate::layers::make_dir;
 use crate::records::{LEASES, LeaseRecord};
+use crate::unpack::extract;
 
 /// Root filesystems as overlay mounts of layer directories.
 pub struct Overlay {
@@ -115,11 +117,22 @@ impl Overlay {
         mount_for(seen, &overlay, rootfs)
     }
 
-    fn make(
+    /// Fills the writable layer, while nothing is mounted over it.
+    fn unpack(&self, container: &ContainerId, diff: &Path, rootfs: &Path) -> Result<(), SnapshotError> {
+        let key = format!("{CONTAINER}{container}");
+        let disk = |source| SnapshotError::Disk { stage: "open the writable layer", key: key.clone(), source };
+        if mount::is_mount_point(rootfs).map_err(disk)? {
+            return Ok(());
+        }
+        let tar = File::open(diff).map_err(|e| disk(SysError::path("open", diff, e)))?;
+        let unpacked = extract(&self.upper(container), BufReader::new(tar));
+        unpacked.map(drop).map_err(|source| SnapshotError::Diff { key: key.clone(), source })
+    }
+
+    fn make_upper(
         &self,
         container: &ContainerId,
         stack: &[Digest],
-        rootfs: &Path,
         seen: Seen<'_>,
     ) -> Result<(), SysError> {
         let dir = self.dir(container);
@@ -149,8 +162,7 @@ impl Overlay {
         std::os::unix::fs::chown(&upper, Some(top.0), Some(top.1))
             .map_err(|e| SysError::path("chown", &upper, e))?;
         fs::set_permissions(&upper, fs::Permissions::from_mode(top.2 & 0o7777))
-            .map_err(|e| SysError::path("chmod", &upper, e))?;
-        self.mount(container, stack, rootfs, seen)
+            .map_err(|e| SysError::path("chmod", &upper, e))
     }
 }
 
@@ -164,23 +176,38 @@ fn mount_for(seen: Seen<'_>, overlay: &mount::Overlay<'_>, target: &Path) -> Res
 }
 
 impl Snapshots for Overlay {
-    fn prepare(
+    fn prepare_from(
         &self,
         container: &ContainerId,
         image: &Image,
+        diff: Option<&Path>,
         rootfs: &Path,
         seen: Seen<'_>,
     ) -> Result<(), SnapshotError> {
         let key = format!("{CONTAINER}{container}");
         self.lease(&key, image)?;
-        let made = self.make(container, &image.stack, rootfs, seen).map_err(|source| {
+        let disk = |source| SnapshotError::Disk { stage: "make", key: key.clone(), source };
+        let made = self.make_upper(container, &image.stack, seen).map_err(disk);
+        let made = made.and_then(|()| match diff {
+            Some(diff) => self.unpack(container, diff, rootfs),
+            None => Ok(()),
+        });
+        let made = made.and_then(|()| self.mount(container, &image.stack, rootfs, seen).map_err(disk));
+        let made = made.inspect_err(|_| {
             let undone = self.unmount(rootfs).and_then(|()| self.remove(container));
             if let Err(error) = undone {
                 tracing::warn!(container.id = %container, error = %model::chain(&error), "undo of prepare");
             }
-            SnapshotError::Disk { stage: "make", key, source }
         });
         made.inspect(|()| self.shared.sizes.enter(container, &self.upper(container), true))
+    }
+
+    fn write_diff(&self, container: &ContainerId, out: &mut dyn Write) -> Result<(), SnapshotError> {
+        diff::write(&self.upper(container), out).map_err(|source| SnapshotError::Disk {
+            stage: "read the writable layer",
+            key: format!("{CONTAINER}{container}"),
+            source,
+        })
     }
 
     fn unmount(&self, rootfs: &Path) -> Result<(), SnapshotError> {

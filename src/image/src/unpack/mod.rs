@@ -10,6 +10,7 @@ mod whiteout;
 pub(crate) use budget::Budget;
 pub(crate) use codec::Decoder;
 pub use extract::ExtractError;
+pub(crate) use extract::extract;
 pub use pipeline::UnpackError;
 pub(crate) use pipeline::{Expected, Feed, start};
 pub use tar::TarError;

@@ -1,8 +1,9 @@
 //! What every snapshotter must do, and that ours does.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use image::{Image, Images, ImportOptions, Mapped, Overlay, Seen, SnapshotError, Snapshots};
@@ -40,7 +41,7 @@ async fn bring(images: &Images, dir: &Path, name: &str, built: &Built) -> Image 
 }
 
 fn is_mounted(path: &Path) -> bool {
-    fs::metadata(path).unwrap().dev() != fs::metadata(path.parent().unwrap()).unwrap().dev()
+    path.exists() && fs::metadata(path).unwrap().dev() != fs::metadata(path.parent().unwrap()).unwrap().dev()
 }
 
 /// The suite: run it with any implementation.
@@ -239,6 +240,87 @@ async fn overlay_snapshots() {
         return;
     }
     suite(|images| Overlay::new(images).unwrap()).await;
+}
+
+/// Everything that a directory shows: by name, what it is.
+fn shown(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(path) = todo.pop() {
+        let m = fs::symlink_metadata(&path).unwrap();
+        let mut is = format!("{:o} {}:{} dev {} mtime {}", m.mode(), m.uid(), m.gid(), m.rdev(), m.mtime());
+        if m.is_symlink() {
+            is += &format!(" to {:?}", fs::read_link(&path).unwrap());
+        } else if m.is_file() {
+            let mut value = [0; 64];
+            let xattr = rustix::fs::getxattr(&path, "user.note", &mut value).unwrap_or(0);
+            is += &format!(" links {} note {xattr} sha {}", m.nlink(), digest(&fs::read(&path).unwrap()));
+        } else if m.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        found.insert(path.strip_prefix(root).unwrap().to_owned(), is);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writable_layer_goes_through_a_tar_and_is_what_it_was() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounting overlayfs needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(dir.path());
+    let images = open(&dir.path().join("root"));
+    let base = layer(&[
+        ("./", Put::Dir(0o755)),
+        ("etc/", Put::Dir(0o755)),
+        ("etc/gone", Put::File(b"x")),
+        ("opt/", Put::Dir(0o755)),
+        ("opt/below", Put::File(b"x")),
+        ("kept", Put::File(b"x")),
+    ]);
+    let found = bring(&images, dir.path(), "localhost/diff:1", &image(&[(base, gzip)], false)).await;
+    let snapshots = Overlay::new(&images).unwrap();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    snapshots.prepare(&container(1), &found, &one, Seen::default()).unwrap();
+
+    fs::remove_file(one.join("etc/gone")).unwrap();
+    fs::remove_dir_all(one.join("opt")).unwrap();
+    fs::create_dir(one.join("opt")).unwrap();
+    let long = one.join("deep").join("n".repeat(120)).join("m".repeat(120));
+    fs::create_dir_all(long.parent().unwrap()).unwrap();
+    fs::write(&long, noise(3, 70_000)).unwrap();
+    let noted = rustix::fs::setxattr(&long, "user.note", b"x\0y", rustix::fs::XattrFlags::empty()).is_ok();
+    assert!(noted, "this file system keeps attributes of users");
+    fs::hard_link(&long, one.join("twin")).unwrap();
+    std::os::unix::fs::symlink("../nowhere", one.join("link")).unwrap();
+    std::os::unix::fs::chown(&long, Some(1234), Some(5_000_000)).unwrap();
+    fs::set_permissions(&long, fs::Permissions::from_mode(0o4751)).unwrap();
+    fs::set_permissions(&one, fs::Permissions::from_mode(0o1750)).unwrap();
+    for (name, kind, device) in [
+        ("pipe", rustix::fs::FileType::Fifo, 0),
+        ("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+    ] {
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, one.join(name), kind, mode, device).unwrap();
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(one.join("socket")).unwrap();
+
+    let tar = dir.path().join("diff.tar");
+    snapshots.write_diff(&container(1), &mut fs::File::create(&tar).unwrap()).unwrap();
+    snapshots.prepare_from(&container(2), &found, Some(&tar), &two, Seen::default()).unwrap();
+    let mut expected = shown(&one);
+    assert!(expected.remove(Path::new("socket")).is_some(), "no tar has it");
+    assert_eq!(shown(&two), expected);
+    assert!(!two.join("etc/gone").exists() && !two.join("opt/below").exists());
+
+    // One that is no tar leaves nothing.
+    fs::write(&tar, noise(5, 4096)).unwrap();
+    let three = dir.path().join("three");
+    let error = snapshots.prepare_from(&container(3), &found, Some(&tar), &three, Seen::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", model::chain(&error));
+    assert!(!snapshots.upper(&container(3)).exists() && !is_mounted(&three));
 }
 
 /// Prints what CreateContainer waits for.

@@ -1,15 +1,13 @@
 //! Killing whole groups: by the kernel's own file where it has one, else by freezing and one signal each.
 
-use std::fs;
 use std::io;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Group, Hierarchy, write};
+use super::{Freezer, Group, Hierarchy, write};
 use crate::SysError;
 
 /// How long a v1 freezer may take before the killing begins without it.
@@ -33,16 +31,16 @@ impl Group {
                 Err(e) => return Err(e),
             }
         }
-        let freezer = self.directory("freezer").filter(|_| !self.hierarchy.is_v2());
+        let freezer = self.directory("freezer").filter(|_| !self.hierarchy.is_v2()).map(Freezer::new);
         for round in 0..KILL_ROUNDS_MAX {
-            let frozen = freezer.as_deref().is_some_and(|directory| round == 0 && freeze(directory));
+            let frozen = freezer.as_ref().is_some_and(|freezer| round == 0 && freeze(freezer));
             let pids = self.pids()?;
             for pid in &pids {
                 kill(*pid)?;
             }
-            if let Some(directory) = freezer.as_deref().filter(|_| round == 0) {
+            if let Some(freezer) = freezer.as_ref().filter(|_| round == 0) {
                 // Thawed in any case: a frozen process dies only then.
-                let _ = write(&directory.join("freezer.state"), "THAWED");
+                let _ = freezer.let_go();
             }
             if frozen || pids.is_empty() {
                 return Ok(());
@@ -63,18 +61,17 @@ fn kill(pid: u32) -> Result<(), SysError> {
     }
 }
 
-/// Freezes a v1 group; whether it is frozen in time.
-fn freeze(directory: &Path) -> bool {
-    let file = directory.join("freezer.state");
+/// Freezes a group; whether it is frozen in time.
+fn freeze(freezer: &Freezer) -> bool {
     let deadline = Instant::now() + FREEZE_WAIT_MAX;
-    while write(&file, "FROZEN").is_ok() {
-        if fs::read_to_string(&file).is_ok_and(|state| state.trim() == "FROZEN") {
-            return true;
-        }
-        if Instant::now() > deadline {
-            break;
-        }
-        thread::sleep(Duration::from_millis(1));
+    if freezer.hold().is_err() {
+        return false;
     }
-    false
+    loop {
+        match freezer.is_still() {
+            Ok(true) => return true,
+            Ok(false) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            Ok(false) | Err(_) => return false,
+        }
+    }
 }

@@ -25,6 +25,7 @@ fn run(n: u8) -> RunContainer {
         log: None,
         memory_cgroup: None,
         deadline_ms: 1000,
+        restore: None,
     }
 }
 

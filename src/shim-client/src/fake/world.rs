@@ -136,6 +136,7 @@ impl World {
                 pid: pod.pid,
                 pod_init: pod.pod_init,
                 native_exec: true,
+                checkpoints: true,
             })),
             RequestBody::Run(run) => {
                 if pod.containers.contains_key(&run.container) {
@@ -173,7 +174,16 @@ impl World {
             | RequestBody::Attach(_)
             | RequestBody::Resize(_)
             | RequestBody::ReopenLog { .. } => refuse(FailureKind::WrongState, "the container does not run"),
-            RequestBody::KillExec(_) | RequestBody::CloseStdin { .. } => Ok(ReplyBody::Done),
+            RequestBody::Pause(pause) if pause.containers.iter().all(|held| runs(pod, &held.container)) => {
+                Ok(ReplyBody::Done)
+            }
+            RequestBody::Checkpoint(wanted) if runs(pod, &wanted.container) => Ok(ReplyBody::Done),
+            RequestBody::Pause(_) | RequestBody::Checkpoint(_) => {
+                refuse(FailureKind::WrongState, "the container does not run")
+            }
+            RequestBody::KillExec(_) | RequestBody::CloseStdin { .. } | RequestBody::Resume => {
+                Ok(ReplyBody::Done)
+            }
             RequestBody::State(after) => {
                 let state = |(id, phase): (&ContainerId, &Phase)| ContainerState {
                     container: id.clone(),

@@ -189,6 +189,7 @@ impl Node {
             log: (!want.no_log).then_some(LogTarget { path, line_bytes_max: 16384 }),
             memory_cgroup: Some(self.memory_cgroup(&container)),
             deadline_ms: want.deadline.unwrap_or(Duration::from_secs(30)).as_millis().try_into().unwrap(),
+            restore: None,
             container,
             bundle,
         }

@@ -26,6 +26,7 @@ fn requests() -> Vec<RequestBody> {
             log: Some(LogTarget { path: "/var/log/x".into(), line_bytes_max: 16384 }),
             memory_cgroup: None,
             deadline_ms: 1000,
+            restore: Some(dump()),
         })),
         RequestBody::Kill(KillContainer { container: container(), signal: Signal::TERM, all: true }),
         RequestBody::Delete { container: container() },
@@ -44,10 +45,19 @@ fn requests() -> Vec<RequestBody> {
         RequestBody::Resize(Resize { container: container(), width: 80, height: 24 }),
         RequestBody::CloseStdin { container: container() },
         RequestBody::ReopenLog { container: container() },
+        RequestBody::Pause(Pause {
+            containers: vec![Held { container: container(), freezer: "/sys/fs/cgroup/x".into() }],
+        }),
+        RequestBody::Resume,
+        RequestBody::Checkpoint(Checkpoint { container: container(), to: dump(), deadline_ms: 9 }),
         RequestBody::State(None),
         RequestBody::State(Some(container())),
         RequestBody::Shutdown,
     ]
+}
+
+fn dump() -> Dump {
+    Dump { images: "/c/checkpoint".into(), work: "/c".into() }
 }
 
 fn record() -> ExitRecord {
@@ -71,7 +81,7 @@ fn frames() -> Vec<Frame> {
     let states = [Phase::Starting, Phase::Running(started.clone()), Phase::Exited(record())]
         .map(|phase| ContainerState { container: container(), phase });
     for body in [
-        ReplyBody::Hello(HelloReply { version: 1, pid: 2, pod_init: Some(3), native_exec: true }),
+        ReplyBody::Hello(HelloReply { version: 1, pid: 2, pod_init: Some(3), native_exec: true, checkpoints: true }),
         ReplyBody::Started(started),
         ReplyBody::ExecStarted(ExecStarted { pid: 8 }),
         ReplyBody::State(StateReply { pod_init: None, containers: states.to_vec(), more: true }),
