@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down test-k8s conformance vm-test check bench bench-lists bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test cluster cluster-down test-k8s conformance vm-test check bench bench-k8s bench-lists bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -13,7 +13,7 @@ CARGO_DENY := 0.20.2
 ROOMS := --workspace --exclude e2e
 
 help: ## List the doors
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: setup build ## Show the main job on real parts, step by step (root; under a minute once built)
 	@$(CARGO) build -q --release -p e2e --bin demo
@@ -34,7 +34,7 @@ cluster-down: ## Remove that cluster and every trace of it
 	@$(TARGET)/debug/cluster down
 
 test-k8s: setup build-dev host-before ## Test what Kubernetes makes of Gantline: kubelet, control plane, kubectl (root; Go)
-	@e2e/tools/build.sh cluster runc
+	@e2e/tools/build.sh cluster helm runc
 	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test k8s
 	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --test zz_nothing_left
 
@@ -63,6 +63,11 @@ bench-polling: setup tools build ## Measure a kubelet's polling beside container
 	@e2e/tools/build.sh runc containerd
 	@$(CARGO) build -q --release -p e2e --bin polling
 	@$(TARGET)/release/polling $(if $(WRITE),--write $(WRITE))
+
+bench-k8s: setup tools build ## Measure pods under a kubelet beside containerd (root, Go, ten minutes); WRITE=docs/performance.md keeps the table
+	@e2e/tools/build.sh cluster runc containerd
+	@$(CARGO) build -q --release -p e2e --bin bench-k8s
+	@$(TARGET)/release/bench-k8s $(if $(WRITE),--write $(WRITE))
 
 build: shim ## Build the release binaries: target/release/gantline, target/shim/gantline-shim
 	@$(CARGO) build --locked --release -p gantline

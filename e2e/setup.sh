@@ -20,7 +20,7 @@ command -v dpkg-query >/dev/null || fail "this set-up knows Debian and its kin o
 # protobuf-compiler is for the independent CRI client of rpc's tests, openssl and skopeo for the image room's.
 packages="gcc libc6-dev make pkg-config libseccomp-dev git
     crun runc containernetworking-plugins iptables
-    docker-registry busybox nftables iproute2 procps util-linux ca-certificates
+    docker-registry busybox curl nftables iproute2 procps util-linux ca-certificates
     protobuf-compiler openssl skopeo"
 
 missing=

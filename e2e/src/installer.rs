@@ -65,7 +65,8 @@ pub fn image(files: &[(&str, Vec<u8>)]) -> Image {
     for (name, content) in files {
         ours = ours.file(&format!("opt/gantline/{name}"), 0o755, content);
     }
-    let config = json!({"Entrypoint": ["/usr/bin/gantline-node"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]});
+    let config =
+        json!({"Entrypoint": ["/usr/bin/gantline-node"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]});
     let base: Builder = busybox_builder().plain_layer(tools).plain_layer(ours).plain_layer(script);
     base.config(config).build()
 }

@@ -98,7 +98,8 @@ impl Place {
             true => Ok(()),
             false => Err("not yet".into()),
         });
-        let said = run(command(installed("sh")).arg(installer::script()).arg("ready").envs(&self.environment));
+        let said =
+            run(command(installed("sh")).arg(installer::script()).arg("ready").envs(&self.environment));
         assert_eq!(said.code == 0, said.stdout.is_empty(), "{said:?}");
         kill(child);
         said.stdout
@@ -141,7 +142,11 @@ fn below(dir: &Path, found: &mut Vec<PathBuf>) {
     let mut entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::path);
     for entry in entries {
-        if entry.file_type().unwrap().is_dir() { below(&entry.path(), found) } else { found.push(entry.path()) }
+        if entry.file_type().unwrap().is_dir() {
+            below(&entry.path(), found)
+        } else {
+            found.push(entry.path())
+        }
     }
 }
 
@@ -187,7 +192,10 @@ fn what_is_refused_leaves_the_node_as_it_was() {
     fs::create_dir_all(place.node("usr/local/bin")).unwrap();
     fs::write(place.node(BINARY), "another's").unwrap();
     let said = place.pass("install");
-    assert!(said.starts_with("/usr/local/bin/gantline is there and this chart did not put it there"), "{said}");
+    assert!(
+        said.starts_with("/usr/local/bin/gantline is there and this chart did not put it there"),
+        "{said}"
+    );
     assert_eq!(place.files(), [BINARY, "var/lib/gantline-node/lock"]);
     place.set("ADOPT", "true");
     assert_eq!(place.pass("install"), "");
@@ -197,7 +205,10 @@ fn what_is_refused_leaves_the_node_as_it_was() {
     // A configuration that the new binary does not take, said as of where it would be.
     place.release(2, "nonsense = 1");
     let said = place.pass("install");
-    assert!(said.starts_with("the configuration would be refused: /etc/gantline/config.toml: no key"), "{said}");
+    assert!(
+        said.starts_with("the configuration would be refused: /etc/gantline/config.toml: no key"),
+        "{said}"
+    );
     assert_eq!(fs::read_to_string(place.node(BINARY)).unwrap(), stub(1), "the binary waits with it");
     assert_eq!(place.systemctl(), [""; 0]);
     // A binary that cannot run here.
@@ -242,10 +253,17 @@ fn nothing_is_removed_that_is_in_use_or_not_ours() {
     assert_eq!(place.pass("install"), "");
     place.systemctl();
     // The kernel's table: one that listens, one that is connected.
-    let socket = |state: u32| format!("0000000000000000: 00000003 00000000 00000000 0001 {state:02} 4711 /run/gantline/gantline.sock\n");
+    let socket = |state: u32| {
+        format!(
+            "0000000000000000: 00000003 00000000 00000000 0001 {state:02} 4711 /run/gantline/gantline.sock\n"
+        )
+    };
     fs::write(place.path("unix"), socket(3)).unwrap();
     let said = place.pass("remove");
-    assert!(said.starts_with("not removed: a client (the kubelet?) is connected to /run/gantline/gantline.sock."), "{said}");
+    assert!(
+        said.starts_with("not removed: a client (the kubelet?) is connected to /run/gantline/gantline.sock."),
+        "{said}"
+    );
     fs::write(place.path("unix"), socket(1)).unwrap();
     let config = place.node("var/lib/kubelet/config.yaml");
     fs::create_dir_all(config.parent().unwrap()).unwrap();

@@ -31,6 +31,7 @@ macro_rules! tests {
 }
 
 mod bad_days;
+mod helm;
 mod images;
 mod lifecycle;
 mod network;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         security::TESTS,
         resources::TESTS,
         images::TESTS,
+        helm::TESTS,
     ];
     let together: VecDeque<Test> = together.concat().iter().filter(wanted).copied().collect();
     let alone: VecDeque<Test> =
