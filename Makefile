@@ -76,8 +76,8 @@ install: build ## Install into $(PREFIX)/bin (PREFIX=…, DESTDIR=…)
 	install -D -m 755 $(TARGET)/release/gantline $(DESTDIR)$(PREFIX)/bin/gantline
 	install -D -m 755 $(TARGET)/shim/gantline-shim $(DESTDIR)$(PREFIX)/bin/gantline-shim
 
-tools: setup ## Build crictl, critest and runc of the pinned versions (Go)
-	@e2e/tools/build.sh crictl critest runc
+tools: setup ## Build crictl, critest and runc of the pinned versions (Go), fetch CRIU
+	@e2e/tools/build.sh crictl critest runc criu
 
 setup:
 	@e2e/setup.sh

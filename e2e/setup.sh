@@ -17,11 +17,12 @@ command -v dpkg-query >/dev/null || fail "this set-up knows Debian and its kin o
 
 # What is built with: gcc, pkg-config, libseccomp-dev (gantline and runc). What pods need: crun, containernetworking-plugins, iptables.
 # What the tests drive and look with: the rest. busybox is the dynamic one, busybox-static would not do;
-# protobuf-compiler is for the independent CRI client of rpc's tests, openssl and skopeo for the image room's.
+# protobuf-compiler is for the independent CRI client of rpc's tests, openssl and skopeo for the image room's;
+# mmdebstrap fetches packages of another release without installing them.
 packages="gcc libc6-dev make pkg-config libseccomp-dev git
     crun runc containernetworking-plugins iptables
     docker-registry busybox curl nftables iproute2 procps util-linux ca-certificates
-    protobuf-compiler openssl skopeo"
+    protobuf-compiler openssl skopeo mmdebstrap"
 
 missing=
 for package in $packages; do

@@ -115,6 +115,9 @@ impl Cri {
         runtime.list_containers(ListContainersRequest) -> ListContainersResponse;
         runtime.update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
         runtime.update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+        runtime.checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
+        runtime.checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
+        runtime.restore_pod(RestorePodRequest) -> RestorePodResponse;
         runtime.reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
         runtime.exec_sync(ExecSyncRequest) -> ExecSyncResponse;
         runtime.exec(ExecRequest) -> ExecResponse;

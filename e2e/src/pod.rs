@@ -92,6 +92,11 @@ impl<'n> PodBuilder<'n> {
         Ok(Pod { node: self.node, id, config: self.config })
     }
 
+    /// The pod that it has become by other means than RunPodSandbox.
+    pub fn known_as(self, id: &str) -> Pod<'n> {
+        Pod { node: self.node, id: id.into(), config: self.config }
+    }
+
     /// Runs it; a refusal is a panic.
     #[track_caller]
     pub fn run(self) -> Pod<'n> {
@@ -246,8 +251,13 @@ impl<'n> ContainerBuilder<'n> {
     /// Creates it.
     pub fn try_create(self) -> Result<Container<'n>, Status> {
         let id = self.node.cri().create_container(self.request())?.container_id;
+        Ok(self.known_as(&id))
+    }
+
+    /// The container that it has become by other means than CreateContainer.
+    pub fn known_as(self, id: &str) -> Container<'n> {
         let log = PathBuf::from(&self.pod.config.log_directory).join(&self.config.log_path);
-        Ok(Container { node: self.node, id, log: Log::at(&log) })
+        Container { node: self.node, id: id.into(), log: Log::at(&log) }
     }
 
     /// Creates it; a refusal is a panic. The node pulls its image first when it does not have it.

@@ -3,6 +3,7 @@
 # script, into <cargo target dir>/tools. What is up to date is skipped.
 #
 #   e2e/tools/build.sh crictl critest runc containerd cni-plugins
+#   e2e/tools/build.sh criu                     # Debian's package, unpacked
 #   e2e/tools/build.sh cluster helm             # kubelet, the control plane, kubectl, etcd, CoreDNS, agnhost; helm
 set -eu
 
@@ -101,6 +102,29 @@ for tool in "$@"; do
                 github.com/containernetworking/plugins/plugins/$plugin -ldflags '-s -w'
         done
         ;;
+    criu)
+        # Debian 13's with its libraries, unpacked and not installed: Debian 12's does not know kernels since 6.5.
+        if [ ! -x "$out/criu/criu" ]; then
+            echo "tools: unpacking criu"
+            rm -rf "$out/criu.new"
+            mkdir "$out/criu.new"
+            if ! mmdebstrap --quiet --variant=extract --include=criu trixie "$out/criu.new/root" 2>"$out/criu.new/log"; then
+                tail -n 15 "$out/criu.new/log" >&2
+                fail "mmdebstrap could not fetch criu"
+            fi
+            cat >"$out/criu.new/criu" <<'END'
+#!/bin/sh
+# Runs it with its own loader and libraries.
+root=$(dirname "$(readlink -f "$0")")/root
+libraries=$(dirname "$(find "$root/usr/lib" -name libprotobuf-c.so.1)")
+loader=$(find "$root/usr/lib64" "$root/usr/lib" -name 'ld-linux-*' -print -quit 2>/dev/null)
+exec "$loader" --argv0 criu --library-path "$libraries" "$root/usr/sbin/criu" "$@"
+END
+            chmod 755 "$out/criu.new/criu"
+            rm -rf "$out/criu"
+            mv "$out/criu.new" "$out/criu"
+        fi
+        ;;
     cluster)
         CGO_ENABLED=0 build etcd etcd go.etcd.io/etcd/server/v3 -ldflags '-s -w'
         for program in kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl; do
@@ -118,7 +142,7 @@ for tool in "$@"; do
             -X $of/pkg/lint/rules.k8sVersionMajor=1 -X $of/pkg/lint/rules.k8sVersionMinor=$minor"
         ;;
     *)
-        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins cluster helm" >&2
+        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins criu cluster helm" >&2
         exit 2
         ;;
     esac

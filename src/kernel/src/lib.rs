@@ -30,5 +30,6 @@ pub mod rooted;
 pub mod sealed;
 pub mod seccomp;
 pub mod seqpacket;
+pub mod unnamed;
 
 pub use error::SysError;

@@ -21,6 +21,7 @@ use shim_client::{RunContainer, Shim};
 use telemetry::{Stages, field};
 
 use crate::cdi;
+use crate::checkpoint;
 use crate::config::{PodPaths, PodsConfig, PrivilegedDevices};
 use crate::defined_volumes::{self, DefinedVolume};
 use crate::error::{Cause, PodError};
@@ -316,8 +317,16 @@ impl Builder {
         fs::create_dir_all(&bundle)
             .map_err(|e| step("make the bundle")(Cause::host(SysError::path("mkdir", &bundle, e))))?;
         self.stages.begin("snapshot", &[(field::CONTAINER_ID, container.as_str())]).run_blocking(|| {
-            let prepared = self.snapshots.prepare(container, &input.image, &rootfs, seen);
-            prepared.map_err(|e| step("make the root filesystem")(Cause::new(e)))
+            let from = input.record.restored_from.as_deref();
+            let diff = from.map(|from| from.join(checkpoint::DIFF));
+            let prepared =
+                self.snapshots.prepare_from(container, &input.image, diff.as_deref(), &rootfs, seen);
+            prepared.map_err(|e| step("make the root filesystem")(Cause::new(e)))?;
+            let Some(from) = from else { return Ok(()) };
+            // The checkpoint is its owner's, and may be gone by the time that the container starts.
+            let images =
+                kernel::copy::tree(&from.join(checkpoint::IMAGES), &self.snapshots.checkpoint(container));
+            images.map_err(|e| step("copy the checkpoint")(Cause::host(e)))
         })?;
         let volumes = self.make_volumes(input, &rootfs).map_err(step("make the image's volumes"))?;
         let ready = Ready {

@@ -178,6 +178,24 @@ pub enum PodError {
     /// The store did not take or give a record.
     #[error("the pod store")]
     Store(#[source] Cause),
+    /// What cannot be written to disk or go on from there, on this node or at all.
+    #[error("{attempt}: {why}")]
+    NoCheckpoint {
+        /// What was attempted, and on what.
+        attempt: String,
+        /// What stands against it.
+        why: String,
+    },
+    /// A checkpoint took longer than it was given.
+    #[error(
+        "checkpoint of container {container} timed out: timeout {seconds}s exceeded; the container runs on"
+    )]
+    CheckpointTimeout {
+        /// The container.
+        container: ContainerId,
+        /// What it was given, seconds.
+        seconds: u64,
+    },
     /// A command ran longer than it was given.
     #[error("command {command:?} in container {container} timed out: timeout {seconds}s exceeded")]
     ExecTimeout {
@@ -231,7 +249,10 @@ impl Classify for PodError {
             }
             Self::AndUndo { first, .. } => first.kind(),
             Self::Stopping => ErrorKind::NotReady,
-            Self::ExecTimeout { .. } | Self::ExecNotDrained { .. } => ErrorKind::Deadline,
+            Self::NoCheckpoint { .. } => ErrorKind::WrongState,
+            Self::CheckpointTimeout { .. } | Self::ExecTimeout { .. } | Self::ExecNotDrained { .. } => {
+                ErrorKind::Deadline
+            }
         }
     }
 }

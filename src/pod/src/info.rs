@@ -110,7 +110,7 @@ fn container_info(container: &ContainerStatus, handler: &str, node: &PodsConfig)
         "runtimeType": RUNTIME_TYPE,
         "runtimeOptions": runtime_options(handler, node),
         "privileged": container.config.security.privileged,
-        "restored": false,
+        "restored": container.restored,
         "imageId": container.image_id,
         "cgroup": container.cgroup,
         "bundle": container.bundle,

@@ -7,6 +7,7 @@
 mod bundle;
 mod cdi;
 mod cgroups;
+mod checkpoint;
 mod config;
 mod defined_volumes;
 mod driver;
@@ -37,6 +38,7 @@ mod systemd;
 mod usage;
 mod user_namespace;
 
+pub use checkpoint::Restored;
 pub use config::{CgroupDriver, ContainerDefaults, ExecBy, Kind, OciHandler, PodsConfig, PrivilegedDevices};
 pub use defined_volumes::DefinedVolume;
 pub use error::PodError;

@@ -4,6 +4,7 @@
 //! published. Reads never wait for work.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use tracing::{error, info};
 
 use crate::bundle;
 use crate::cgroups;
+use crate::checkpoint;
 use crate::config::PodsConfig;
 use crate::driver::{Driver, Handle, Host, Outcome, Request};
 use crate::error::{Cause, PodError};
@@ -74,6 +76,7 @@ impl Pods {
         let commits = store::CommitSink::new(move |took| metrics.node.committed("pod", took));
         let records = Records::open(&config.root, commits)?;
         let found = records.load()?;
+        checkpoint::clear_leftovers(&config.root);
         for record in &found.unreadable {
             error!(error = %record, "a record that cannot be read is left where it is");
         }
@@ -303,8 +306,18 @@ impl Pods {
         pod: &str,
         config: ContainerConfig,
     ) -> Result<ContainerId, PodError> {
+        self.create_from(pod, config, None).await
+    }
+
+    /// As [`Self::create_container`], for one that goes on from what a checkpoint has of it.
+    pub(crate) async fn create_from(
+        &self,
+        pod: &str,
+        config: ContainerConfig,
+        checkpoint: Option<PathBuf>,
+    ) -> Result<ContainerId, PodError> {
         let handle = self.host.index.pod(pod)?;
-        match handle.ask(Request::Create(Arc::new(config))).await {
+        match handle.ask(Request::Create(Arc::new(config), checkpoint)).await {
             Some(Ok(Outcome::Container(id))) => Ok(id),
             Some(Err(error)) => Err(error),
             Some(Ok(Outcome::Done)) | None => Err(PodError::PodNotFound(pod.to_owned())),

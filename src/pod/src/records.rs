@@ -49,6 +49,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) user: User,
     pub(crate) stop_signal: Signal,
     pub(crate) cgroup: String,
+    /// What a checkpoint has of it, where it goes on from one: read while it is created.
+    #[serde(default)]
+    pub(crate) restored_from: Option<PathBuf>,
 }
 
 const PODS: Table<PodRecord> = Table::new("pods", 1);

@@ -179,6 +179,11 @@ impl Site<'_> {
         self.undo_step(Step::Namespaces).await
     }
 
+    /// Gives the namespaces the pod's name and kernel parameters again.
+    pub(crate) async fn set_namespaces(&self) -> Result<(), PodError> {
+        self.on_host(Step::Namespaces, namespaces::set(self)).await.map(drop)
+    }
+
     async fn make_step(&self, step: Step) -> Result<Product, PodError> {
         let stage = self.builder.stages.begin(step.stage(), &[(field::POD_ID, self.pod.as_str())]);
         stage.run(self.do_step(step)).await

@@ -195,6 +195,8 @@ pub struct ContainerStatus {
     pub cgroup: String,
     /// Its OCI bundle.
     pub bundle: PathBuf,
+    /// Whether it goes on from a checkpoint.
+    pub restored: bool,
 }
 
 /// A pod and all its containers, from one moment.

@@ -16,7 +16,6 @@ mod server;
 mod status;
 mod streaming;
 mod streams;
-mod unbuilt;
 
 pub use crate::image::ImageRpc;
 pub use layer::Readiness;
@@ -25,4 +24,3 @@ pub use server::{ServeError, serve};
 pub use streaming::{
     AdmitError, ListenError, Streaming, StreamingConfig, StreamingServer, TlsError, TlsFiles, TokensFull,
 };
-pub use unbuilt::{UNBUILT, Unbuilt};

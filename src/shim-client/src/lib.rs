@@ -18,8 +18,8 @@ pub use local::LocalShims;
 pub use shim::{ExecExit, ExecFds, ExecProcess, ExecStarted, Filter, NativeExec, Shim};
 // What callers say and hear: they know these words, and no frame.
 pub use wire::{
-    ContainerState, Dump, Event, ExitRecord, LogTarget, OciRuntime, Phase, RunContainer, Started, StateReply,
-    StdioSpec,
+    ContainerState, Dump, Event, ExitRecord, LogTarget, OciRuntime, Phase, RUNTIME_PATH, RunContainer,
+    Started, StateReply, StdioSpec,
 };
 
 /// What a shim tells, from when it was asked for on.

@@ -12,7 +12,9 @@ use model::{ContainerId, ExecId, PodId, Signal};
 use rustix::fs::MemfdFlags;
 use telemetry::Stages;
 use tokio::sync::broadcast;
-use wire::{ContainerState, Dump, Event, HelloReply, ReplyBody, RequestBody, RunContainer, Started, StateReply};
+use wire::{
+    ContainerState, Dump, Event, HelloReply, ReplyBody, RequestBody, RunContainer, Started, StateReply,
+};
 
 use crate::ShimError;
 use crate::connection::Connection;
@@ -296,7 +298,8 @@ impl Shim {
     pub async fn pause(&self, containers: Vec<(ContainerId, PathBuf)>) -> Result<(), ShimError> {
         let held = |(container, freezer)| wire::Held { container, freezer };
         let containers = containers.into_iter().map(held).collect();
-        self.done("hold containers still", RequestBody::Pause(wire::Pause { containers }), SHIM_REPLY_MAX).await
+        self.done("hold containers still", RequestBody::Pause(wire::Pause { containers }), SHIM_REPLY_MAX)
+            .await
     }
 
     /// Lets the containers that are held still go on, once the OCI runtime is done with what it writes.
@@ -313,7 +316,8 @@ impl Shim {
     /// [`ShimError`]; the OCI runtime's failure is in its own words.
     pub async fn checkpoint(&self, container: &ContainerId, to: Dump) -> Result<(), ShimError> {
         let deadline_ms = u64::try_from(CHECKPOINT_MAX.as_millis()).unwrap_or(u64::MAX);
-        let body = RequestBody::Checkpoint(wire::Checkpoint { container: container.clone(), to, deadline_ms });
+        let body =
+            RequestBody::Checkpoint(wire::Checkpoint { container: container.clone(), to, deadline_ms });
         self.done("checkpoint a container", body, CHECKPOINT_MAX + SHIM_REPLY_MAX).await
     }
 

@@ -81,13 +81,16 @@ impl Server {
             self.running(STAGE, &held.container)?;
         }
         let now = Instant::now();
-        let held: Vec<_> = wanted
-            .containers
-            .into_iter()
-            .map(|held| (held.container, Freezer::new(held.freezer)))
-            .collect();
-        let mut pause =
-            Pause { by: asked.peer, held, asked: Some(asked), again_at: now, until: now + HOLD_MAX, ends: None };
+        let held: Vec<_> =
+            wanted.containers.into_iter().map(|held| (held.container, Freezer::new(held.freezer))).collect();
+        let mut pause = Pause {
+            by: asked.peer,
+            held,
+            asked: Some(asked),
+            again_at: now,
+            until: now + HOLD_MAX,
+            ends: None,
+        };
         let holding = pause.held.iter().try_for_each(|(_, freezer)| freezer.hold());
         if let Err(error) = holding {
             pause.let_go();

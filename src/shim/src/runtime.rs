@@ -22,8 +22,6 @@ use crate::subtree;
 
 /// How much of what a runtime said goes into a failure, bytes.
 const WORDS_BYTES_MAX: usize = 4096;
-/// For runtimes and their hooks: the service's own environment does not reach containers.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What an invocation is for.
 #[derive(Debug)]
@@ -115,7 +113,7 @@ impl Call<'_> {
     pub(crate) fn start(self, purpose: Purpose) -> Result<(u32, Job), Failure> {
         let runtime = self.runtime;
         let mut command = kernel::process::command(&runtime.binary);
-        command.env("PATH", PATH).arg("--root").arg(&runtime.root);
+        command.env("PATH", wire::RUNTIME_PATH).arg("--root").arg(&runtime.root);
         command.arg("--log").arg(&self.log).args(["--log-format", "json"]);
         if runtime.systemd_cgroup {
             command.arg("--systemd-cgroup");

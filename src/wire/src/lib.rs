@@ -22,5 +22,8 @@ pub use request::{
     Pause, Request, RequestBody, Resize, RunContainer, StdioSpec,
 };
 
+/// Where OCI runtimes and their hooks find programs, CRIU among them: the service's own environment does not reach them.
+pub const RUNTIME_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The version of the frames and of the exit record.
 pub const VERSION: u8 = 1;

@@ -132,7 +132,9 @@ impl Diff<'_> {
         let told: Vec<(String, &[u8])> = rest
             .iter()
             .filter(|(name, _)| name != LABEL)
-            .map(|(name, value)| (format!("SCHILY.xattr.{}", String::from_utf8_lossy(name)), value.as_slice()))
+            .map(|(name, value)| {
+                (format!("SCHILY.xattr.{}", String::from_utf8_lossy(name)), value.as_slice())
+            })
             .collect();
         let told = told.iter().map(|(name, value)| (name.as_str(), *value));
         done(self.tar.append_pax_extensions(told), path)?;
@@ -162,8 +164,11 @@ fn read_xattrs(path: &Path) -> Result<Xattrs, SysError> {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Err(e) => return Err(SysError::path("llistxattr", path, e)),
     };
-    let names: Vec<Vec<u8>> =
-        buffer[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
+    let names: Vec<Vec<u8>> = buffer[..length]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect();
     let mut xattrs = Vec::new();
     for name in names {
         let length = rustix::fs::lgetxattr(path, OsStr::from_bytes(&name), &mut buffer)

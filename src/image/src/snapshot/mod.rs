@@ -173,6 +173,9 @@ pub trait Snapshots: Send + Sync {
     /// A directory beside a container's writable layer, which is removed with it. The caller makes it.
     fn volumes(&self, container: &ContainerId) -> PathBuf;
 
+    /// As [`Self::volumes`], for what a container goes on from.
+    fn checkpoint(&self, container: &ContainerId) -> PathBuf;
+
     /// Containers that have a writable layer or a lease, for recovery to compare with what it knows.
     fn containers(&self) -> Vec<ContainerId>;
 

@@ -120,7 +120,8 @@ impl Overlay {
     /// Fills the writable layer, while nothing is mounted over it.
     fn unpack(&self, container: &ContainerId, diff: &Path, rootfs: &Path) -> Result<(), SnapshotError> {
         let key = format!("{CONTAINER}{container}");
-        let disk = |source| SnapshotError::Disk { stage: "open the writable layer", key: key.clone(), source };
+        let disk =
+            |source| SnapshotError::Disk { stage: "open the writable layer", key: key.clone(), source };
         if mount::is_mount_point(rootfs).map_err(disk)? {
             return Ok(());
         }
@@ -129,12 +130,7 @@ impl Overlay {
         unpacked.map(drop).map_err(|source| SnapshotError::Diff { key: key.clone(), source })
     }
 
-    fn make_upper(
-        &self,
-        container: &ContainerId,
-        stack: &[Digest],
-        seen: Seen<'_>,
-    ) -> Result<(), SysError> {
+    fn make_upper(&self, container: &ContainerId, stack: &[Digest], seen: Seen<'_>) -> Result<(), SysError> {
         let dir = self.dir(container);
         let upper = dir.join("upper");
         make_dir(&dir)?;
@@ -243,6 +239,10 @@ impl Snapshots for Overlay {
 
     fn volumes(&self, container: &ContainerId) -> PathBuf {
         self.dir(container).join("volumes")
+    }
+
+    fn checkpoint(&self, container: &ContainerId) -> PathBuf {
+        self.dir(container).join("checkpoint")
     }
 
     fn containers(&self) -> Vec<ContainerId> {

@@ -318,7 +318,8 @@ async fn a_writable_layer_goes_through_a_tar_and_is_what_it_was() {
     // One that is no tar leaves nothing.
     fs::write(&tar, noise(5, 4096)).unwrap();
     let three = dir.path().join("three");
-    let error = snapshots.prepare_from(&container(3), &found, Some(&tar), &three, Seen::default()).unwrap_err();
+    let error =
+        snapshots.prepare_from(&container(3), &found, Some(&tar), &three, Seen::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", model::chain(&error));
     assert!(!snapshots.upper(&container(3)).exists() && !is_mounted(&three));
 }

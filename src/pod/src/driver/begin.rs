@@ -1,12 +1,13 @@
 //! The beginning of each kind of work: its intent is committed, then its job runs beside the driver.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::clock::now;
 use model::limits::OCI_RUNTIME_MAX;
 use model::{ContainerConfig, ContainerId, NamespaceMode, Resources};
-use shim_client::{LogTarget, OciRuntime, RunContainer, StdioSpec};
+use shim_client::{Dump, LogTarget, OciRuntime, RunContainer, StdioSpec};
 use telemetry::field;
 use tokio::sync::watch;
 use tracing::warn;
@@ -14,6 +15,7 @@ use tracing::warn;
 use super::{Driver, Product, Request, Waiter};
 use crate::bundle::{self, Traces};
 use crate::cgroups;
+use crate::checkpoint;
 use crate::config::CgroupDriver;
 use crate::ending::{Ending, kill_cgroup};
 use crate::error::{Cause, PodError};
@@ -31,7 +33,7 @@ impl Driver {
             Request::Run(_) => self.begin_run().await,
             Request::StopPod => self.begin_stop_pod().await,
             Request::RemovePod => self.begin_remove_pod().await,
-            Request::Create(config) => self.begin_create(config).await,
+            Request::Create(config, from) => self.begin_create(config, from).await,
             Request::Start(id) => self.begin_start(id).await,
             Request::Stop(id, grace) => Ok(self.begin_stop(id, grace)),
             Request::Remove(id) => self.begin_remove(id).await,
@@ -126,7 +128,11 @@ impl Driver {
         }
     }
 
-    async fn begin_create(&mut self, config: Arc<ContainerConfig>) -> Result<Job, PodError> {
+    async fn begin_create(
+        &mut self,
+        config: Arc<ContainerConfig>,
+        restored_from: Option<PathBuf>,
+    ) -> Result<Job, PodError> {
         let id = kernel::random::id_bytes().map(ContainerId::from_bytes);
         let id = id.map_err(|e| PodError::Store(Cause::host(e)))?;
         let (_, handler) = self.host.sandboxes.config.handler(&self.record.handler)?;
@@ -153,6 +159,7 @@ impl Driver {
             stop_signal: bundle::stop_signal(&config, &image)?,
             cgroup,
             config,
+            restored_from,
         };
         let target_pid = self.target_pid(&record.config)?;
         self.containers.insert(id.clone(), record.clone());
@@ -235,7 +242,16 @@ impl Driver {
                 .map(|path| LogTarget { path, line_bytes_max: config.log_line_bytes_max }),
             memory_cgroup: cgroup.directory("memory"),
             deadline_ms: u64::try_from(OCI_RUNTIME_MAX.as_millis()).unwrap_or(u64::MAX),
+            restore: record.restored_from.is_some().then(|| Dump {
+                images: self.host.bundles.snapshots().checkpoint(&id),
+                work: config.bundle(&id),
+            }),
         };
+        if run.restore.is_some() && !shim.checkpoints() {
+            // It would begin anew.
+            record.phase = ContainerPhase::Created;
+            return Err(checkpoint::old_shim(&self.id));
+        }
         if let Err(error) = self.commit(self.container_change(&id)).await {
             if let Some(record) = self.containers.get_mut(&id) {
                 record.phase = ContainerPhase::Created;
@@ -243,6 +259,7 @@ impl Driver {
             return Err(error);
         }
         let (host, container) = (Arc::clone(&self.host), id.clone());
+        let restored = run.restore.is_some().then(|| (self.id.clone(), self.record.clone()));
         self.spawn(Job::Start(id.clone()), async move {
             let binary = run.runtime.binary.display().to_string();
             let fields = [(field::CONTAINER_ID, container.as_str()), (field::OCI_RUNTIME, &binary)];
@@ -252,6 +269,17 @@ impl Driver {
                 shim.run(run).await.map_err(|e| PodError::container_step("start", &container, e))
             };
             let started = stage.run(start).await;
+            if let (Ok(_), Some((pod, record))) = (&started, &restored) {
+                // CRIU has brought the name of the pod that was written.
+                if let Err(error) = site(&host, pod, record).set_namespaces().await {
+                    warn!(
+                        pod.id = pod.as_str(),
+                        error = model::chain(&error),
+                        "name a pod's namespaces again"
+                    );
+                }
+                checkpoint::forget_images(&host, &container).await;
+            }
             if started.is_err()
                 && let Err(error) = kill_cgroup(&container, cgroup).await
             {

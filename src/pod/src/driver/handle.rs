@@ -1,5 +1,6 @@
 //! How a pod's driver is reached from outside: what may be asked, how it is answered, and what it publishes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ pub(crate) enum Request {
     Run(Arc<PodConfig>),
     StopPod,
     RemovePod,
-    Create(Arc<ContainerConfig>),
+    /// Going on from what a checkpoint has of it, where that is given.
+    Create(Arc<ContainerConfig>, Option<PathBuf>),
     Start(ContainerId),
     Stop(ContainerId, Duration),
     Remove(ContainerId),
@@ -37,7 +39,7 @@ impl Request {
             Self::Run(_) => "run_pod",
             Self::StopPod => "stop_pod",
             Self::RemovePod => "remove_pod",
-            Self::Create(_) => "create_container",
+            Self::Create(..) => "create_container",
             Self::Start(_) => "start_container",
             Self::Stop(..) => "stop_container",
             Self::Remove(_) => "remove_container",

@@ -324,7 +324,7 @@ impl Driver {
             Request::Run(config) => Ask::Run { same_request: same_pod(config, &self.record.config) },
             Request::StopPod => Ask::StopPod,
             Request::RemovePod => Ask::RemovePod,
-            Request::Create(config) => Ask::Create {
+            Request::Create(config, _) => Ask::Create {
                 taken: self.named(config).map(|(id, record)| (id.clone(), record.config == *config)),
             },
             Request::Start(id) => Ask::Start(id.clone()),
@@ -407,12 +407,12 @@ impl Driver {
         let attempt = match request {
             Request::Start(_) => "start",
             Request::Update(..) => "update the resources of",
-            Request::Create(_) => "create a container",
+            Request::Create(..) => "create a container",
             _ => "run",
         };
         let why = if refusal == Refusal::OtherRequest { OTHER } else { PAST };
         match (refusal, request) {
-            (Refusal::OtherRequest | Refusal::PastThat, Request::Create(config)) => {
+            (Refusal::OtherRequest | Refusal::PastThat, Request::Create(config, _)) => {
                 let id = self.named(config).map(|(id, _)| id.clone());
                 match id {
                     Some(id) => PodError::ContainerExists {

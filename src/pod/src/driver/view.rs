@@ -59,5 +59,6 @@ fn container_status(host: &Host, id: &ContainerId, record: &ContainerRecord) -> 
         stop_signal: record.stop_signal,
         cgroup: record.cgroup.clone(),
         bundle: host.sandboxes.config.bundle(id),
+        restored: record.restored_from.is_some(),
     }
 }

@@ -34,8 +34,7 @@ fn user_pin(site: &Site<'_>) -> Option<PathBuf> {
 pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let pins = pins(site);
     let user = user_pin(site).zip(site.pod_config.security.namespaces.own_user().cloned());
-    let hostname = files::hostname(site.pod, site.pod_config);
-    let sysctls = sysctls(site);
+    let settings = set(site);
     move || {
         let borrowed: Vec<(Kind, &Path)> = pins.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
         match &user {
@@ -47,6 +46,19 @@ pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<
             None if borrowed.is_empty() => return Ok(()),
             None => namespace::create_pinned(&borrowed).map_err(Cause::host)?,
         }
+        settings()
+    }
+}
+
+/// Gives the pod's namespaces its name and its kernel parameters: when they are made, and when CRIU has brought those of
+/// another pod.
+pub(super) fn set(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<> {
+    let pins = pins(site);
+    let owner = site.pod_config.security.namespaces.own_user().and_then(model::UserNamespace::root);
+    let hostname = files::hostname(site.pod, site.pod_config);
+    let sysctls = sysctls(site);
+    move || {
+        let borrowed: Vec<(Kind, &Path)> = pins.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
         if let Some((_, uts)) = borrowed.iter().find(|(kind, _)| *kind == Kind::Uts) {
             namespace::set_hostname_in(uts, &hostname).map_err(Cause::host)?;
         }
@@ -58,7 +70,6 @@ pub(super) fn make(site: &Site<'_>) -> impl FnOnce() -> Result<(), Cause> + use<
         }
         let paths: Vec<&Path> = borrowed.iter().map(|(_, path)| *path).collect();
         let values: Vec<(&str, &str)> = sysctls.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let owner = user.as_ref().and_then(|(_, own)| own.root());
         namespace::write_sysctls_in(&paths, owner, &values).map_err(Cause::host)
     }
 }

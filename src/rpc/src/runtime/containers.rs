@@ -30,7 +30,7 @@ pub(super) async fn create_container(
 }
 
 /// A known handler makes no difference: all share one snapshotter.
-fn known_handlers(rpc: &RuntimeRpc, config: &ContainerConfig) -> Result<(), Invalid> {
+pub(super) fn known_handlers(rpc: &RuntimeRpc, config: &ContainerConfig) -> Result<(), Invalid> {
     let known = |spec: &ImageSpec| {
         let name = &spec.runtime_handler;
         let known = name.is_empty() || rpc.node.handlers.iter().any(|handler| handler.name == *name);

@@ -1,6 +1,7 @@
 //! RuntimeService: one line per RPC here, one file per family beside it. Each handler validates, makes one
 //! call into the pod room, and converts the answer.
 
+mod checkpoints;
 mod containers;
 mod events;
 mod exec;
@@ -22,7 +23,6 @@ pub use identity::{Condition, Conditions, Handler, Node, NodeError, SetPodCidr};
 
 use crate::streaming::Streaming;
 use crate::streams::{Chunks, chunks, whole};
-use crate::unbuilt::unbuilt;
 
 /// The runtime service.
 #[derive(Clone)]
@@ -250,23 +250,23 @@ impl RuntimeService for RuntimeRpc {
 
     async fn checkpoint_container(
         &self,
-        _: Request<v1::CheckpointContainerRequest>,
+        request: Request<v1::CheckpointContainerRequest>,
     ) -> Result<Response<v1::CheckpointContainerResponse>, Status> {
-        Err(unbuilt("CheckpointContainer"))
+        checkpoints::checkpoint_container(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn checkpoint_pod(
         &self,
-        _: Request<v1::CheckpointPodRequest>,
+        request: Request<v1::CheckpointPodRequest>,
     ) -> Result<Response<v1::CheckpointPodResponse>, Status> {
-        Err(unbuilt("CheckpointPod"))
+        checkpoints::checkpoint_pod(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn restore_pod(
         &self,
-        _: Request<v1::RestorePodRequest>,
+        request: Request<v1::RestorePodRequest>,
     ) -> Result<Response<v1::RestorePodResponse>, Status> {
-        Err(unbuilt("RestorePod"))
+        checkpoints::restore_pod(self, request.into_inner()).await.map(Response::new)
     }
 
     type GetContainerEventsStream = Chunks<v1::ContainerEventResponse>;

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use api::v1;
 use node::{Started, start};
-use rpc::UNBUILT;
-use tonic::{Code, Request};
+use tonic::Code;
 
 #[tokio::test]
 async fn clients_find_a_runtime_that_is_well() {
@@ -193,17 +192,83 @@ async fn a_request_over_16_mib_is_invalid() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_says_so() {
+async fn checkpoints_that_cannot_be_are_refused_by_the_field() {
     let node = start().await;
-    for entry in UNBUILT {
-        let path = format!("/runtime.v1.RuntimeService/{}", entry.rpc);
-        let mut client = tonic::client::Grpc::new(node.channel());
-        client.ready().await.unwrap();
-        let codec = tonic_prost::ProstCodec::<(), ()>::default();
-        let refused = client.unary(Request::new(()), path.parse().unwrap(), codec).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unimplemented, "{}", entry.rpc);
-        assert!(refused.message().contains(entry.missing), "{refused}");
+    let id = || "0".repeat(64);
+    let container = |location: &str, timeout| v1::CheckpointContainerRequest {
+        container_id: id(),
+        location: location.into(),
+        timeout,
+    };
+    for (request, code, says) in [
+        (container("c.tar", 0), Code::InvalidArgument, "location"),
+        (container("/c.tar", -1), Code::InvalidArgument, "timeout"),
+        (container("/c.tar", 0), Code::NotFound, "container"),
+    ] {
+        let refused = node.runtime().checkpoint_container(request).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.message().contains(says), "{refused}");
     }
+    let pod = v1::CheckpointPodRequest {
+        pod_sandbox_id: id(),
+        output_path: "/out".into(),
+        container_ids: vec![id()],
+        ..Default::default()
+    };
+    let option = std::collections::BTreeMap::from([("speed".to_owned(), "11".to_owned())]);
+    for (request, code, says) in [
+        (
+            v1::CheckpointPodRequest { output_path: "out".into(), ..pod.clone() },
+            Code::InvalidArgument,
+            "output_path",
+        ),
+        (
+            v1::CheckpointPodRequest { container_ids: vec![], ..pod.clone() },
+            Code::InvalidArgument,
+            "container_ids",
+        ),
+        (
+            v1::CheckpointPodRequest { options: option.clone(), ..pod.clone() },
+            Code::InvalidArgument,
+            "options",
+        ),
+        (pod, Code::NotFound, "not found"),
+    ] {
+        let refused = node.runtime().checkpoint_pod(request).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.message().contains(says), "{refused}");
+    }
+    let metadata =
+        v1::PodSandboxMetadata { name: "p".into(), uid: "u".into(), namespace: "n".into(), attempt: 0 };
+    let named = v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata { name: "c".into(), attempt: 0 }),
+        image: Some(v1::ImageSpec { image: "busybox".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let restore = v1::RestorePodRequest {
+        checkpoint_path: "/nowhere".into(),
+        config: Some(v1::PodSandboxConfig { metadata: Some(metadata), ..Default::default() }),
+        container_configs: vec![named],
+        ..Default::default()
+    };
+    for (request, says) in [
+        (v1::RestorePodRequest { checkpoint_path: "x".into(), ..restore.clone() }, "checkpoint_path"),
+        (v1::RestorePodRequest { config: None, ..restore.clone() }, "config"),
+        (v1::RestorePodRequest { options: option, ..restore.clone() }, "options"),
+        (v1::RestorePodRequest { container_configs: vec![], ..restore.clone() }, "container_configs"),
+        (
+            v1::RestorePodRequest { container_configs: vec![Default::default()], ..restore.clone() },
+            "container_configs[0]",
+        ),
+        (restore, "/nowhere/pod.json"),
+    ] {
+        let refused = node.runtime().restore_pod(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains(says), "{refused}");
+    }
+    let pods =
+        node.runtime().list_pod_sandbox(v1::ListPodSandboxRequest::default()).await.unwrap().into_inner();
+    assert!(pods.items.is_empty(), "nothing was made");
 }
 
 #[tokio::test]

@@ -81,7 +81,13 @@ fn frames() -> Vec<Frame> {
     let states = [Phase::Starting, Phase::Running(started.clone()), Phase::Exited(record())]
         .map(|phase| ContainerState { container: container(), phase });
     for body in [
-        ReplyBody::Hello(HelloReply { version: 1, pid: 2, pod_init: Some(3), native_exec: true, checkpoints: true }),
+        ReplyBody::Hello(HelloReply {
+            version: 1,
+            pid: 2,
+            pod_init: Some(3),
+            native_exec: true,
+            checkpoints: true,
+        }),
         ReplyBody::Started(started),
         ReplyBody::ExecStarted(ExecStarted { pid: 8 }),
         ReplyBody::State(StateReply { pod_init: None, containers: states.to_vec(), more: true }),

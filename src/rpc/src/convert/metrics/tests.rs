@@ -53,6 +53,7 @@ fn view() -> PodView {
         stop_signal: Signal::TERM,
         cgroup: "/kubepods/podu/c".into(),
         bundle: "/".into(),
+        restored: false,
     };
     PodView { pod, containers: vec![container], revision: 1, at: 1 }
 }

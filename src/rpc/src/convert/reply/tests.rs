@@ -83,6 +83,7 @@ fn container(id: u8, pod: u8, phase: ContainerPhase) -> ContainerStatus {
         stop_signal: Signal::TERM,
         cgroup: "/x/y".into(),
         bundle: PathBuf::from("/run/x"),
+        restored: false,
     }
 }
 

@@ -15,10 +15,11 @@ use crate::convert::{Invalid, Under as _};
 /// A whole container. What its image and its sandbox say about it is the pod room's to join.
 pub(crate) fn container_config(config: Option<v1::ContainerConfig>) -> Result<ContainerConfig, Invalid> {
     let config = config.ok_or_else(|| Invalid::missing("config"))?;
-    inner(config).under("config")
+    container(config).under("config")
 }
 
-fn inner(from: v1::ContainerConfig) -> Result<ContainerConfig, Invalid> {
+/// As [`container_config`], for a message that is there; what is wrong with it is told by the fields in it.
+pub(crate) fn container(from: v1::ContainerConfig) -> Result<ContainerConfig, Invalid> {
     if from.windows.is_some() {
         return Err(Invalid::new("windows", "is set, and this is Linux"));
     }

@@ -9,7 +9,7 @@ mod stream;
 mod sysctls;
 mod text;
 
-pub(crate) use container::container_config;
+pub(crate) use container::{container, container_config};
 pub(crate) use pod::{image_spec, pod_config};
 pub(crate) use resources::resources;
 pub(crate) use stream::{attach, exec, exec_sync, port_forward, seconds};
