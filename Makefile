@@ -1,6 +1,7 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down k8s test-k8s conformance vm-test check bench bench-lists bench-polling build build-dev plugins deb package-tools host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test cluster cluster-down k8s test-k8s conformance vm-test check bench bench-k8s bench-lists bench-polling
+.PHONY: build build-dev plugins deb package-tools host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -64,6 +65,11 @@ bench-polling: setup tools build ## Measure a kubelet's polling beside container
 	@e2e/tools/build.sh runc containerd
 	@$(CARGO) build -q --release -p e2e --bin polling
 	@$(TARGET)/release/polling $(if $(WRITE),--write $(WRITE))
+
+bench-k8s: setup tools build ## Measure pods under a kubelet beside containerd (root, Go, ten minutes); WRITE=docs/performance.md keeps the table
+	@e2e/tools/build.sh cluster runc containerd
+	@$(CARGO) build -q --release -p e2e --bin bench-k8s
+	@$(TARGET)/release/bench-k8s $(if $(WRITE),--write $(WRITE))
 
 build: shim ## Build the release binaries: target/release/gantline, target/shim/gantline-shim
 	@$(CARGO) build --locked --release -p gantline
@@ -129,6 +135,6 @@ e2e: build-dev tools host-before
 
 # Kubernetes on Gantline: one cluster and all tests on it, then a look at what they left on the host.
 k8s: build-dev host-before
-	@e2e/tools/build.sh cluster runc
+	@e2e/tools/build.sh cluster helm runc
 	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test k8s
 	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --test zz_nothing_left
