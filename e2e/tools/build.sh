@@ -4,7 +4,8 @@
 #
 #   e2e/tools/build.sh crictl critest runc containerd cni-plugins
 #   e2e/tools/build.sh criu                     # Debian's package, unpacked
-#   e2e/tools/build.sh cluster                  # kubelet, the control plane, kubectl, etcd, CoreDNS, agnhost
+#   e2e/tools/build.sh cluster helm             # kubelet, the control plane, kubectl, etcd, CoreDNS, agnhost; helm
+#   e2e/tools/build.sh kubeadm                  # for the machine of e2e/vm/kubeadm.sh
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -155,8 +156,19 @@ END
         kubernetes kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl agnhost
         CGO_ENABLED=0 build coredns coredns . -ldflags '-s -w'
         ;;
+    kubeadm)
+        kubernetes kubeadm
+        ;;
+    helm)
+        version=$(sed -n 's/^.*helm.sh\/helm\/v3 \(v[^ ]*\).*/\1/p' "$here/helm/go.mod" | head -n 1)
+        minor=$(sed -n 's/^.*k8s.io\/client-go v0\.\([0-9]*\)\..*/\1/p' "$here/helm/go.mod" | head -n 1)
+        of=helm.sh/helm/v3
+        CGO_ENABLED=0 build helm helm $of/cmd/helm -ldflags "-s -w -X $of/internal/version.version=$version \
+            -X $of/pkg/chartutil.k8sVersionMajor=1 -X $of/pkg/chartutil.k8sVersionMinor=$minor \
+            -X $of/pkg/lint/rules.k8sVersionMajor=1 -X $of/pkg/lint/rules.k8sVersionMinor=$minor"
+        ;;
     *)
-        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins criu cluster" >&2
+        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins criu cluster kubeadm helm" >&2
         exit 2
         ;;
     esac

@@ -35,6 +35,7 @@ macro_rules! tests {
 mod bad_days;
 mod cadvisor;
 mod gates;
+mod helm;
 mod images;
 mod lifecycle;
 mod network;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         resources::TESTS,
         images::TESTS,
         cadvisor::TESTS,
+        helm::TESTS,
     ];
     let chosen = |tests: Vec<Test>| -> VecDeque<Test> {
         let short = |(name, test): Test| (name.trim_start_matches("k8s::"), test);
