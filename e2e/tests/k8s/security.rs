@@ -75,7 +75,7 @@ fn capabilities_and_no_new_privileges(cluster: &Cluster) {
         "caps",
         json!({}),
         json!({"capabilities": {"add": ["NET_ADMIN"]}}),
-        "ip link add dummy1 type dummy && echo made; grep NoNewPrivs /proc/self/status | cut -f2",
+        "ip link add dummy1 type dummy 2>&1 && echo made; grep NoNewPrivs /proc/self/status | cut -f2",
     );
     assert!(log.ends_with("0\n"), "{log}");
     assert!(log.contains("made") || log.contains("not supported") || log.contains("Unknown device"), "{log}");
