@@ -22,7 +22,7 @@ command -v dpkg-query >/dev/null || fail "this set-up knows Debian and its kin o
 # mmdebstrap fetches packages of another release without installing them.
 packages="gcc libc6-dev make pkg-config libseccomp-dev git
     crun runc containernetworking-plugins iptables
-    docker-registry busybox nftables iproute2 procps util-linux ca-certificates
+    docker-registry busybox curl nftables iproute2 procps util-linux ca-certificates
     protobuf-compiler openssl skopeo mmdebstrap"
 
 # The package: debhelper builds it; lintian, man and mandoc look at it; mmdebstrap makes roots to install it in.

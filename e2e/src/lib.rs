@@ -25,6 +25,7 @@ pub mod faulty;
 pub mod host;
 pub mod http;
 pub mod image;
+pub mod installer;
 pub mod leftovers;
 pub mod log;
 pub mod machine;

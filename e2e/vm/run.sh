@@ -4,8 +4,10 @@
 #
 #   run.sh [cgroupfs|systemd|both] [crun|runc|both]
 #   run.sh deb
+#   run.sh root
 #
-# The second installs, upgrades, removes and purges the Debian package beside a running pod, with systemd (deb.sh).
+# The second installs, upgrades, removes and purges the Debian package beside a running pod, with systemd (deb.sh). The third makes only
+# the root file system, for kubeadm.sh.
 #
 # TESTS="containers restart" names other test programs, FILTER=text a part of their tests, CRITEST="Container|OOM" the
 # specs of critest by a regular expression; either may be empty.
@@ -36,9 +38,9 @@ fail() {
 
 driver=${1:-both} runtime=${2:-both}
 case $driver in
-cgroupfs | systemd | both) ;;
+cgroupfs | systemd | both | root) ;;
 deb) tests='' critest='' runtime=crun ;;
-*) fail "$driver is not cgroupfs, systemd, both or deb" ;;
+*) fail "$driver is not cgroupfs, systemd, both, deb or root" ;;
 esac
 case $runtime in crun | runc | both) ;; *) fail "$runtime is not crun, runc or both" ;; esac
 
@@ -99,6 +101,8 @@ if [ "$(cat "$vm/stamp" 2>/dev/null)" != "$stamp" ]; then
     rm -rf "$vm/root"
     echo "$stamp" >"$vm/stamp"
 fi
+
+[ "$driver" != root ] || exit 0
 
 # --- what is tested, laid out as a target directory ---
 
