@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down test-k8s conformance vm-test check bench bench-lists bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test cluster cluster-down test-k8s conformance vm-test vm-kubeadm check bench bench-lists bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -48,6 +48,10 @@ check: setup fmt clippy tidy units deny ## The quick one: formatting, lints, tid
 vm-test: setup build ## Test on cgroup v2, without and with systemd, in an emulated machine (root; an hour or two)
 	@e2e/tools/build.sh crictl critest runc cni-plugins
 	@e2e/vm/run.sh
+
+vm-kubeadm: setup build ## Make a cluster with kubeadm, in an emulated machine with systemd (root; an hour)
+	@e2e/tools/build.sh kubeadm cluster crictl cni-plugins
+	@e2e/vm/kubeadm.sh
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
 	@e2e/tools/build.sh containerd
