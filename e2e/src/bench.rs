@@ -109,6 +109,53 @@ fn with_part(document: &str, name: &str, text: &str) -> String {
     }
 }
 
+/// A histogram as Prometheus's text has it: how many observations were at most as large as each bound.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Histogram(Vec<(f64, f64)>);
+
+impl Histogram {
+    /// The buckets of a metric without further labels; none when it is not in the text.
+    pub fn read(text: &str, metric: &str) -> Self {
+        let prefix = format!("{metric}_bucket{{le=\"");
+        let bucket = |line: &str| {
+            let (bound, count) = line.strip_prefix(&prefix)?.split_once("\"} ")?;
+            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+            Some((bound, count.parse().ok()?))
+        };
+        Self(text.lines().filter_map(bucket).collect())
+    }
+
+    /// Adds what was observed between two readings of one metric.
+    pub fn add_since(&mut self, now: &Self, before: &Self) {
+        let count = |histogram: &Self, bound: f64| {
+            histogram.0.iter().find(|(found, _)| *found == bound).map_or(0.0, |(_, count)| *count)
+        };
+        self.0 = now.0.iter().map(|(bound, n)| (*bound, count(self, *bound) + n - count(before, *bound))).collect();
+    }
+
+    /// How many observations there are.
+    pub fn count(&self) -> u64 {
+        self.0.last().map_or(0, |(_, count)| *count as u64)
+    }
+
+    /// The value below which `percent` of the observations lie, taking them to be spread evenly within a bucket, as
+    /// Prometheus's `histogram_quantile` does; what is beyond the last bound counts as that.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let rank = self.count() as f64 * percent as f64 / 100.0;
+        let mut below = (0.0, 0.0);
+        for bucket in &self.0 {
+            if bucket.1 >= rank && bucket.1 > below.1 {
+                if bucket.0.is_infinite() {
+                    break;
+                }
+                return below.0 + (bucket.0 - below.0) * (rank - below.1) / (bucket.1 - below.1);
+            }
+            below = *bucket;
+        }
+        below.0
+    }
+}
+
 /// What was measured of one service.
 #[derive(Debug, Default)]
 pub struct Measured {
@@ -184,6 +231,27 @@ mod tests {
         assert_eq!(times.percentile("other", 50), 0.0);
         times.add("one", 7.0);
         assert_eq!((times.percentile("one", 50), times.percentile("one", 95)), (7.0, 7.0));
+    }
+
+    #[test]
+    fn quantiles_are_interpolated_within_buckets() {
+        let text = |a: u32, b: u32, c: u32, all: u32| {
+            format!(
+                "# TYPE x histogram\nx_bucket{{le=\"0.5\"}} {a}\nx_bucket{{le=\"1\"}} {b}\nx_bucket{{le=\"2\"}} {c}\n\
+                 x_bucket{{le=\"+Inf\"}} {all}\nx_sum 3\nx_count {all}\nother_bucket{{le=\"1\"}} 9\n"
+            )
+        };
+        let (before, after) = (Histogram::read(&text(1, 1, 1, 2), "x"), Histogram::read(&text(1, 11, 21, 22), "x"));
+        let mut both = Histogram::default();
+        assert_eq!((both.count(), both.percentile(50)), (0, 0.0));
+        both.add_since(&after, &before);
+        assert_eq!(both.count(), 20);
+        assert_eq!((both.percentile(50), both.percentile(25), both.percentile(99)), (1.0, 0.75, 1.98));
+        both.add_since(&after, &before);
+        assert_eq!((both.count(), both.percentile(50)), (40, 1.0));
+        // Beyond the last bound.
+        let far = Histogram::read(&text(0, 0, 0, 4), "x");
+        assert_eq!(far.percentile(50), 2.0);
     }
 
     #[test]

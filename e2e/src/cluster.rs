@@ -31,6 +31,7 @@ pub mod api;
 pub mod images;
 pub mod manifests;
 pub mod pki;
+pub mod plain;
 pub mod room;
 
 pub use api::Api;
@@ -115,6 +116,13 @@ impl Drop for Uplink {
     fn drop(&mut self) {
         let _ = run(command(installed("ip")).args(["link", "del", &self.0]));
     }
+}
+
+/// The programs of a cluster that are not built, by name: `e2e/tools/build.sh cluster runc` builds them.
+pub fn missing_programs() -> Vec<&'static str> {
+    let tools = crate::programs::target_dir().join("tools");
+    let all = images::PROGRAMS.into_iter().chain(["kubelet", "kubectl", "runc"]);
+    all.filter(|program| !tools.join(program).exists()).collect()
 }
 
 /// A running cluster. Dropping it removes everything.
@@ -210,10 +218,7 @@ impl Cluster {
 
     /// Whether the API server calls the node Ready.
     pub fn node_is_ready(&self) -> crate::Result<bool> {
-        let node = self.api.get("Node", "", NODE)?.unwrap_or_default();
-        let conditions =
-            node.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-        Ok(conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+        self.api.node_is_ready()
     }
 
     /// [`eventually`], as long as a whole cluster may take, with the last words of service and kubelet.
@@ -273,24 +278,7 @@ impl Cluster {
         let mut kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(kubelet.is_none(), "the kubelet runs already");
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let config = manifests::kubelet(&self.place, &self.node.config.socket, &settings);
-        let file = self.place.dir.join("kubelet.json");
-        fs::write(&file, config.to_string()).expect("write the kubelet's configuration");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.kubelet_log())
-            .expect("open the kubelet's log");
-        // In a mount namespace of its own, where alone /proc has the sysctls bound over: what lies over a part of /proc
-        // keeps every user namespace of the machine from mounting a new one. All other mounts travel both ways.
-        let mut line = self.node.machine.command(installed("unshare"));
-        line.args(["--mount", "--propagation", "unchanged", "sh", "-c", KUBELET, "sh"]);
-        line.arg(self.place.dir.join("sysctl")).arg(tool("kubelet"));
-        line.arg("--config").arg(&file);
-        line.arg("--kubeconfig").arg(self.place.pki.path("kubelet.conf"));
-        line.args(["--hostname-override", NODE, "--node-ip", &self.place.address, "--v=2"]);
-        line.stdout(log.try_clone().expect("share the kubelet's log")).stderr(log);
-        *kubelet = Some(line.spawn().expect("start the kubelet"));
+        *kubelet = Some(spawn_kubelet(&self.node, &self.place, &settings));
     }
 
     /// Kills the kubelet.
@@ -308,6 +296,18 @@ impl Cluster {
         self.kill_kubelet();
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).kubelet = more;
         self.start_kubelet();
+    }
+
+    /// Starts the kubelet anew with other feature gates; those it had.
+    #[track_caller]
+    pub fn restart_kubelet_gated(&self, gates: Value) -> Value {
+        self.kill_kubelet();
+        let before = {
+            let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut settings.gates, gates)
+        };
+        self.start_kubelet();
+        before
     }
 
     /// What a reboot leaves: nothing of the kubelet, the service and the pods runs, what was mounted or kept in memory
@@ -363,6 +363,31 @@ impl Drop for Cluster {
             let _ = child.wait();
         }
     }
+}
+
+/// Starts a kubelet on a node whose service runs.
+#[track_caller]
+fn spawn_kubelet(node: &Node, place: &Place, settings: &Settings) -> Child {
+    let config = manifests::kubelet(place, &node.config.socket, settings);
+    let file = place.dir.join("kubelet.json");
+    fs::write(&file, config.to_string()).expect("write the kubelet's configuration");
+    // In a mount namespace of its own, where alone /proc has the sysctls bound over: what lies over a part of /proc
+    // keeps every user namespace of the machine from mounting a new one. All other mounts travel both ways.
+    let mut line = node.machine.command(installed("unshare"));
+    line.args(["--mount", "--propagation", "unchanged", "sh", "-c", KUBELET, "sh"]);
+    line.arg(place.dir.join("sysctl")).arg(tool("kubelet"));
+    line.arg("--config").arg(&file);
+    line.arg("--kubeconfig").arg(place.pki.path("kubelet.conf"));
+    line.args(["--hostname-override", NODE, "--node-ip", &place.address, "--v=2"]);
+    spawn_logged(line, &place.dir.join("kubelet.log"))
+}
+
+/// Starts a program whose words go to the end of a file.
+#[track_caller]
+fn spawn_logged(mut line: Command, log: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(log).expect("open a log");
+    line.stdout(log.try_clone().expect("share a log")).stderr(log);
+    line.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", line.get_program()))
 }
 
 /// The last lines of a file.

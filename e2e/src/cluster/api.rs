@@ -83,6 +83,14 @@ impl Api {
         Ok(found.map(serde_json::to_value).transpose()?)
     }
 
+    /// Whether the node is called Ready.
+    pub fn node_is_ready(&self) -> Result<bool> {
+        let node = self.get("Node", "", super::NODE)?.unwrap_or_default();
+        let conditions =
+            node.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+    }
+
     /// Objects that a label selector picks; an empty one picks all.
     pub fn list(&self, kind: &str, namespace: &str, labels: &str) -> Result<Vec<Value>> {
         let how = ListParams::default().labels(labels);

@@ -23,6 +23,17 @@ const COREDNS: &str = "v1.15.0";
 /// Where the images are said to come from; the node asks its own registry instead.
 pub const HOME: &str = "registry.k8s.io";
 
+/// The programs that run as pods: those of the control plane, of the addons, and Kubernetes's own test program.
+pub const PROGRAMS: [&str; 7] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "coredns",
+    "kube-proxy",
+    "agnhost",
+];
+
 /// The image of a program, by the name that manifests use.
 pub fn name_of(program: &str) -> String {
     format!("{HOME}/{}", short_name(program))
@@ -40,17 +51,8 @@ fn short_name(program: &str) -> String {
 /// Builds and pushes them all, some at a time.
 #[track_caller]
 pub fn push_all(node: &Node) {
-    let programs = [
-        "etcd",
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-        "coredns",
-        "kube-proxy",
-        "agnhost",
-    ];
     std::thread::scope(|scope| {
-        for half in programs.chunks(programs.len().div_ceil(2)) {
+        for half in PROGRAMS.chunks(PROGRAMS.len().div_ceil(2)) {
             scope.spawn(move || {
                 for program in half {
                     node.registry.push(&node.machine, &image(program), &short_name(program));

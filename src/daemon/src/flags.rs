@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Events(EventsFlags),
     /// Say why a pod is not further: what it waits for, at which stage, since when, and what failed
     Why(WhyFlags),
+    /// End and remove every pod of this node; images stay. Only when no service runs
+    Reset(Reset),
     /// Print the version
     Version(Output),
     /// Answer the service's questions about paths that may hang
@@ -216,6 +218,14 @@ pub(crate) struct WhyFlags {
     /// How it is printed.
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// `gantline reset`.
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    /// Print what there is to end, and end nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// `gantline pull`.

@@ -58,6 +58,7 @@ fn run(flags: Flags) -> Exit {
         Command::LookAtPaths => commands::look::run(),
         Command::Events(flags) => commands::events::run(flags, common),
         Command::Why(flags) => commands::why::run(flags, common),
+        Command::Reset(reset) => commands::reset::run(&reset, common),
         Command::Version(output) => commands::version::run(output.output),
     }
 }

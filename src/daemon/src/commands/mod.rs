@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod events;
 pub(crate) mod look;
 pub(crate) mod migrate;
+pub(crate) mod reset;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod top;
