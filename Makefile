@@ -1,6 +1,6 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down k8s test-k8s conformance vm-test check bench bench-k8s bench-lists bench-polling
+.PHONY: help demo test cluster cluster-down k8s test-k8s conformance vm-test vm-kubeadm check bench bench-k8s bench-lists bench-polling
 .PHONY: build build-dev plugins deb package-tools host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
@@ -50,6 +50,10 @@ vm-test: setup build ## Test cgroup v2, systemd and the Debian package in an emu
 	@e2e/tools/build.sh crictl critest runc cni-plugins
 	@e2e/vm/run.sh
 	@e2e/vm/run.sh deb
+
+vm-kubeadm: setup build ## Make a cluster with kubeadm, in an emulated machine with systemd (root; an hour)
+	@e2e/tools/build.sh kubeadm cluster crictl cni-plugins
+	@e2e/vm/kubeadm.sh
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
 	@e2e/tools/build.sh containerd

@@ -255,7 +255,7 @@ fn nothing_is_removed_that_is_in_use_or_not_ours() {
     // The kernel's table: one that listens, one that is connected.
     let socket = |state: u32| {
         format!(
-            "0000000000000000: 00000003 00000000 00000000 0001 {state:02} 4711 /run/gantline/gantline.sock\n"
+            "0000000000000000: 00000003 00000000 00000000 0001 {state:02} 4711 /run/gantline/gantline.sock.new\n"
         )
     };
     fs::write(place.path("unix"), socket(3)).unwrap();

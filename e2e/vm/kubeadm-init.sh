@@ -95,7 +95,10 @@ YML
 step pull kubeadm config images pull --config /tmp/kubeadm.yaml
 crictl images
 step preflight kubeadm init phase preflight --config /tmp/kubeadm.yaml
+(while sleep 120; do crictl ps -a && crictl stats; done) &
+watcher=$!
 step init kubeadm init --config /tmp/kubeadm.yaml --skip-token-print
+kill $watcher
 export KUBECONFIG=/etc/kubernetes/admin.conf
 crictl ps -a
 grep -rn containerRuntimeEndpoint /var/lib/kubelet/*.yaml

@@ -74,9 +74,12 @@ fn main() -> ExitCode {
         together.iter().chain(&alone).for_each(|test| println!("{}", test.0));
         return ExitCode::SUCCESS;
     }
-    let missing = e2e::cluster::missing_programs();
+    let mut missing = e2e::cluster::missing_programs();
+    if !e2e::programs::target_dir().join("tools/helm").exists() {
+        missing.push("helm");
+    }
     if !missing.is_empty() {
-        eprintln!("k8s: not built: {}; run `e2e/tools/build.sh cluster runc`", missing.join(", "));
+        eprintln!("k8s: not built: {}; run `e2e/tools/build.sh cluster helm runc`", missing.join(", "));
         return ExitCode::FAILURE;
     }
     let start = Instant::now();

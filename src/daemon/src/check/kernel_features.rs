@@ -176,7 +176,7 @@ fn security_modules(host: &Host<'_>, report: &mut Report) {
         return report
             .ok(subject, "the list of security modules is not readable (securityfs is not mounted)");
     }
-    report.ok(subject, format!("security modules: {modules}"));
+    report.ok(subject, format!("security modules: {}", modules.replace(',', ", ")));
     let has = |name: &str| modules.split(',').any(|module| module == name);
     let apparmor = has("apparmor") && host.files.word("/sys/module/apparmor/parameters/enabled") == "Y";
     let parser = host

@@ -26,6 +26,9 @@ pub(super) fn check(host: &Host<'_>, report: &mut Report) {
             || listed(host, &release, "modules.builtin", name)
         {
             loaded.push(name);
+        } else if listed(host, &release, "modules.dep", name) && name.starts_with("nf_") {
+            // iptables and nftables have the kernel load what they ask for.
+            loaded.push(name);
         } else if listed(host, &release, "modules.dep", name) {
             report.warn(
                 subject,

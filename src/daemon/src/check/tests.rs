@@ -221,9 +221,9 @@ fn each_fault_is_told_and_nothing_else() {
         ),
         (
             Node::good()
-                .without("/sys/module/nf_tables/refcnt")
-                .file("/lib/modules/6.12.1-made-up/modules.dep", "kernel/net/nf_tables.ko.xz: x"),
-            "Warn modules: nf_tables is not loaded",
+                .without("/proc/sys/net/bridge/bridge-nf-call-iptables")
+                .file("/lib/modules/6.12.1-made-up/modules.dep", "kernel/net/bridge/br_netfilter.ko.xz: x"),
+            "Warn modules: br_netfilter is not loaded: it is for kube-proxy on bridge networks",
         ),
         (
             Node::good().without("/proc/sys/net/netfilter/nf_conntrack_max"),
@@ -345,6 +345,9 @@ fn what_is_right_is_not_complained_of() {
         Node::good()
             .without("/proc/sys/net/bridge/bridge-nf-call-iptables")
             .file("/lib/modules/6.12.1-made-up/modules.builtin", "kernel/net/br_netfilter.ko"),
+        Node::good()
+            .without("/sys/module/nf_tables/refcnt")
+            .file("/lib/modules/6.12.1-made-up/modules.dep", "kernel/net/netfilter/nf_tables.ko: x"),
         Node::good().with(|node| node.answers.cni = Err("no answer".into())),
         Node::good()
             .without("/sys/module/nf_tables/refcnt")
