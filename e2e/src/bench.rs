@@ -130,7 +130,11 @@ impl Histogram {
         let count = |histogram: &Self, bound: f64| {
             histogram.0.iter().find(|(found, _)| *found == bound).map_or(0.0, |(_, count)| *count)
         };
-        self.0 = now.0.iter().map(|(bound, n)| (*bound, count(self, *bound) + n - count(before, *bound))).collect();
+        self.0 = now
+            .0
+            .iter()
+            .map(|(bound, n)| (*bound, count(self, *bound) + n - count(before, *bound)))
+            .collect();
     }
 
     /// How many observations there are.
@@ -241,7 +245,8 @@ mod tests {
                  x_bucket{{le=\"+Inf\"}} {all}\nx_sum 3\nx_count {all}\nother_bucket{{le=\"1\"}} 9\n"
             )
         };
-        let (before, after) = (Histogram::read(&text(1, 1, 1, 2), "x"), Histogram::read(&text(1, 11, 21, 22), "x"));
+        let (before, after) =
+            (Histogram::read(&text(1, 1, 1, 2), "x"), Histogram::read(&text(1, 11, 21, 22), "x"));
         let mut both = Histogram::default();
         assert_eq!((both.count(), both.percentile(50)), (0, 0.0));
         both.add_since(&after, &before);

@@ -157,7 +157,9 @@ fn report([ours, theirs]: &[Measured; 2], rounds: usize) -> String {
     line(&format!("from its creation until all {PODS} pods are Ready (s)"), &|m| median(&m.ready));
     line("from its deletion until the last pod is gone (s)", &|m| median(&m.gone));
     for percent in [50, 90, 99] {
-        line(&format!("a pod's start as the kubelet reports it, p{percent} (s)"), &|m| m.starts.percentile(percent));
+        line(&format!("a pod's start as the kubelet reports it, p{percent} (s)"), &|m| {
+            m.starts.percentile(percent)
+        });
     }
     line("CPU of service, shims, plugins and runtime for both (s)", &|m| median(&m.service_cpu));
     line("CPU in the pods' cgroups for both (s)", &|m| median(&m.pods_cpu));

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Api, Place, Settings, Uplink, join_to_host, manifests, prepare, routed_network, spawn_kubelet, spawn_logged};
+use super::{
+    Api, Place, Settings, Uplink, join_to_host, manifests, prepare, routed_network, spawn_kubelet,
+    spawn_logged,
+};
 use crate::bench::pss_mib;
 use crate::node::Node;
 use crate::programs::tool;
@@ -89,7 +92,10 @@ impl Plain {
     /// Proportional memory of the service, and of the shims and pause processes, MiB.
     pub fn memory(&self) -> (f64, f64) {
         let beside = self.node.processes(|command| command.contains("shim") || command.starts_with("/pause"));
-        (self.node.service_pid().map_or(0.0, pss_mib), beside.iter().map(|process| pss_mib(process.pid)).sum())
+        (
+            self.node.service_pid().map_or(0.0, pss_mib),
+            beside.iter().map(|process| pss_mib(process.pid)).sum(),
+        )
     }
 
     /// The kubelet's metrics, as text.
