@@ -1,6 +1,7 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down test-k8s conformance vm-test check bench bench-k8s bench-lists bench-polling build build-dev plugins host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: help demo test cluster cluster-down k8s test-k8s conformance vm-test vm-kubeadm check bench bench-k8s bench-lists bench-polling
+.PHONY: build build-dev plugins deb package-tools host-before shim install tools setup fmt clippy tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -19,7 +20,7 @@ demo: setup build ## Show the main job on real parts, step by step (root; under 
 	@$(CARGO) build -q --release -p e2e --bin demo
 	@$(TARGET)/release/demo
 
-test: setup tools host-before build-dev units plugins tidy e2e ## Everything: units, tidy, end-to-end (root; sets the machine up itself)
+test: package-tools tools host-before build-dev units plugins tidy e2e k8s ## Everything: units, tidy, end-to-end, Kubernetes (root; Go; sets the machine up itself)
 
 # A test that would skip because something is not installed fails here: setup has installed it.
 test: export GANTLINE_TESTS_MUST_RUN = 1
@@ -33,10 +34,10 @@ cluster-down: ## Remove that cluster and every trace of it
 	@$(CARGO) build --locked -q -p e2e --bin cluster
 	@$(TARGET)/debug/cluster down
 
-test-k8s: setup build-dev host-before ## Test what Kubernetes makes of Gantline: kubelet, control plane, kubectl (root; Go)
-	@e2e/tools/build.sh cluster helm runc
-	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test k8s
-	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --test zz_nothing_left
+test-k8s: setup k8s ## Test what Kubernetes makes of Gantline: kubelet, control plane, kubectl (root; Go; fifteen minutes)
+
+# The long ones (kills for a minute, the kubelet's own round of images) take their whole time only here.
+test-k8s: export GANTLINE_E2E_LONG = 1
 
 conformance: setup build-dev ## critest whole: runc, crun, over WebSocket, in parallel (root; ten minutes)
 	@e2e/tools/build.sh critest runc
@@ -45,9 +46,14 @@ conformance: setup build-dev ## critest whole: runc, crun, over WebSocket, in pa
 
 check: setup fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences (root, as make test)
 
-vm-test: setup build ## Test on cgroup v2, without and with systemd, in an emulated machine (root; an hour or two)
+vm-test: setup build ## Test cgroup v2, systemd and the Debian package in an emulated machine (root; an hour or two)
 	@e2e/tools/build.sh crictl critest runc cni-plugins
 	@e2e/vm/run.sh
+	@e2e/vm/run.sh deb
+
+vm-kubeadm: setup build ## Make a cluster with kubeadm, in an emulated machine with systemd (root; an hour)
+	@e2e/tools/build.sh kubeadm cluster crictl cni-plugins
+	@e2e/vm/kubeadm.sh
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
 	@e2e/tools/build.sh containerd
@@ -72,6 +78,10 @@ bench-k8s: setup tools build ## Measure pods under a kubelet beside containerd (
 build: shim ## Build the release binaries: target/release/gantline, target/shim/gantline-shim
 	@$(CARGO) build --locked --release -p gantline
 
+deb: build ## Build the Debian package: target/deb/gantline_<version>_<architecture>.deb
+	@$(CARGO) build --locked -q --release -p gantline --features pages --bin gantline-pages
+	@packaging/build.sh
+
 install: build ## Install into $(PREFIX)/bin (PREFIX=…, DESTDIR=…)
 	install -D -m 755 $(TARGET)/release/gantline $(DESTDIR)$(PREFIX)/bin/gantline
 	install -D -m 755 $(TARGET)/shim/gantline-shim $(DESTDIR)$(PREFIX)/bin/gantline-shim
@@ -81,6 +91,9 @@ tools: setup ## Build crictl, critest and runc of the pinned versions (Go), fetc
 
 setup:
 	@e2e/setup.sh
+
+package-tools:
+	@e2e/setup.sh package
 
 build-dev: shim
 	@$(CARGO) build --locked -p gantline
@@ -95,7 +108,7 @@ fmt:
 	@$(CARGO) fmt --all --check
 
 clippy:
-	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --workspace --all-targets --features gantline/pages -- -D warnings
 
 tidy:
 	@$(CARGO) test --locked -q -p e2e --lib --test tidy
@@ -123,3 +136,9 @@ host-before: setup
 # left, above all those that failed.
 e2e: build-dev tools host-before
 	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --tests --no-fail-fast -- --test-threads=2
+
+# Kubernetes on Gantline: one cluster and all tests on it, then a look at what they left on the host.
+k8s: build-dev host-before
+	@e2e/tools/build.sh cluster helm runc
+	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test k8s
+	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --test zz_nothing_left

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Makes this machine able to build and test Gantline: Debian packages by name, and a look at cargo.
+# `setup.sh package` also installs what the tests of the Debian package take.
 # Go is looked for where it is used, by e2e/tools/build.sh.
 # Does nothing, quickly, when all is there.
 set -eu
@@ -23,6 +24,9 @@ packages="gcc libc6-dev make pkg-config libseccomp-dev git
     crun runc containernetworking-plugins iptables
     docker-registry busybox curl nftables iproute2 procps util-linux ca-certificates
     protobuf-compiler openssl skopeo mmdebstrap"
+
+# The package: debhelper builds it; lintian, man and mandoc look at it; mmdebstrap makes roots to install it in.
+[ "${1:-}" != package ] || packages="$packages debhelper lintian man-db mandoc mmdebstrap"
 
 missing=
 for package in $packages; do

@@ -118,6 +118,13 @@ impl Drop for Uplink {
     }
 }
 
+/// The programs of a cluster that are not built, by name: `e2e/tools/build.sh cluster runc` builds them.
+pub fn missing_programs() -> Vec<&'static str> {
+    let tools = crate::programs::target_dir().join("tools");
+    let all = images::PROGRAMS.into_iter().chain(["kubelet", "kubectl", "runc"]);
+    all.filter(|program| !tools.join(program).exists()).collect()
+}
+
 /// A running cluster. Dropping it removes everything.
 pub struct Cluster {
     // In this order they go.
@@ -289,6 +296,18 @@ impl Cluster {
         self.kill_kubelet();
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).kubelet = more;
         self.start_kubelet();
+    }
+
+    /// Starts the kubelet anew with other feature gates; those it had.
+    #[track_caller]
+    pub fn restart_kubelet_gated(&self, gates: Value) -> Value {
+        self.kill_kubelet();
+        let before = {
+            let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut settings.gates, gates)
+        };
+        self.start_kubelet();
+        before
     }
 
     /// What a reboot leaves: nothing of the kubelet, the service and the pods runs, what was mounted or kept in memory

@@ -32,6 +32,7 @@ pub mod machine;
 pub mod many;
 pub mod node;
 pub mod otlp;
+pub mod package;
 pub mod peer;
 pub mod plugin;
 pub mod pod;

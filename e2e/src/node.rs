@@ -144,6 +144,13 @@ impl Node {
         self.launch.env.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Another service in the place of the one that has ended, to be started: one that serves the same socket.
+    #[track_caller]
+    pub fn becomes(&mut self, launch: Launch) {
+        assert!(self.service().is_none(), "the service runs still");
+        self.launch = launch;
+    }
+
     fn service(&self) -> MutexGuard<'_, Option<Child>> {
         // A test that panicked is on its way out; what it held is whole all the same.
         self.service.lock().unwrap_or_else(PoisonError::into_inner)

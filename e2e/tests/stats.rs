@@ -122,8 +122,13 @@ fn counted() -> Vec<Counted> {
         row("cpuacct", "cpuacct.usage", "")
             .stat(cpu)
             .seconds("container_cpu_usage_seconds_total", &["total"]),
-        row("cpuacct", "cpuacct.usage_user", "").seconds("container_cpu_user_seconds_total", &[]),
-        row("cpuacct", "cpuacct.usage_sys", "").seconds("container_cpu_system_seconds_total", &[]),
+        // In ticks of 10 ms.
+        row("cpuacct", "cpuacct.stat", "user")
+            .scale(10_000_000)
+            .seconds("container_cpu_user_seconds_total", &[]),
+        row("cpuacct", "cpuacct.stat", "system")
+            .scale(10_000_000)
+            .seconds("container_cpu_system_seconds_total", &[]),
         row("cpu", "cpu.stat", "nr_periods").metric("container_cpu_cfs_periods_total", &[]),
         row("cpu", "cpu.stat", "nr_throttled").metric("container_cpu_cfs_throttled_periods_total", &[]),
         row("cpu", "cpu.stat", "throttled_time").seconds("container_cpu_cfs_throttled_seconds_total", &[]),

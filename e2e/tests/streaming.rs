@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use api::v1;
 use e2e::command::{Said, command, run, run_with_input};
-use e2e::{Container, Node, Pod, eventually, patient};
+use e2e::{Container, Node, Pod, eventually, patience, patient};
 
 const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 /// What must not take long takes less.
@@ -117,7 +117,7 @@ fn on_a_terminal(node: &Node, line: &str, typed: &[u8]) -> Said {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // crictl changes the terminal's mode when it begins, which drops what was typed before.
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(patient(Duration::from_secs(1)));
             stdin.write_all(typed).unwrap();
         });
         child.wait_with_output().unwrap().into()
@@ -132,13 +132,17 @@ fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
     for transport in TRANSPORTS {
         let exec = format!("$CRICTL exec --transport {transport} -it {}", container.id);
         let wait =
-            "i=0; until [ \"$(stty size)\" = \"SIZE\" ] || [ $i = 50 ]; do sleep 0.1; i=$((i+1)); done";
+            "i=0; until [ \"$(stty size)\" = \"SIZE\" ] || [ $i = TRIES ]; do sleep 0.1; i=$((i+1)); done";
+        let wait = wait.replace("TRIES", &(50 * patience()).to_string());
         let first = wait.replace("SIZE", "33 77");
         let said = on_a_terminal(&node, &format!("{exec} sh -c '{first}; stty size; tty; exit 4'"), b"");
         assert!(said.stdout.contains("33 77") && said.stdout.contains("/dev/pts/"), "{transport}: {said:?}");
         assert!(said.stdout.contains("exit code 4"), "{transport}: {said:?}");
         let then = wait.replace("SIZE", "44 99");
-        let line = format!("(sleep 1; stty cols 99 rows 44 </dev/tty) & {exec} sh -c '{then}; stty size'");
+        let line = format!(
+            "(sleep {}; stty cols 99 rows 44 </dev/tty) & {exec} sh -c '{then}; stty size'",
+            patience()
+        );
         let said = on_a_terminal(&node, &line, b"");
         assert!(said.stdout.contains("44 99"), "{transport}: {said:?}");
     }
@@ -207,7 +211,7 @@ fn attach_shows_what_is_written_from_then_on_and_the_exit_code() {
         let mut command = node.crictl_command(&args);
         let client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // There is no telling when it is attached.
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(patient(Duration::from_millis(700)));
         container.sh("touch /go");
         let said: Said = client.wait_with_output().unwrap().into();
         // The last is more than pipes hold, less than is kept for a slow client (ADR 033).

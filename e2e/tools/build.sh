@@ -5,6 +5,7 @@
 #   e2e/tools/build.sh crictl critest runc containerd cni-plugins
 #   e2e/tools/build.sh criu                     # Debian's package, unpacked
 #   e2e/tools/build.sh cluster helm             # kubelet, the control plane, kubectl, etcd, CoreDNS, agnhost; helm
+#   e2e/tools/build.sh kubeadm                  # for the machine of e2e/vm/kubeadm.sh
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -63,13 +64,38 @@ compile() {
     echo "$stamp" >"$out/$program.stamp"
 }
 
-# kubernetes PROGRAM [PACKAGE]: one program of Kubernetes, which says its version as a release's does.
+# kubernetes PROGRAM…: programs of Kubernetes, which say their version as a release's do. All that are wanting are built
+# by one call, so that one is linked while another is compiled.
 kubernetes() {
+    stamp=$(cat "$here/kubernetes/go.mod" "$here/kubernetes/go.sum" "$here/build.sh" | sha256sum | cut -c1-64)
+    packages='' missing=''
+    for program in "$@"; do
+        if [ -x "$out/$program" ] && [ "$(cat "$out/$program.stamp" 2>/dev/null)" = "$stamp" ]; then
+            continue
+        fi
+        case $program in
+        agnhost) packages="$packages k8s.io/kubernetes/test/images/agnhost" ;;
+        *) packages="$packages k8s.io/kubernetes/cmd/$program" ;;
+        esac
+        missing="$missing $program"
+    done
+    [ -n "$missing" ] || return 0
+    need_go kubernetes
+    echo "tools: building$missing"
     version=$(sed -n 's/^require k8s.io\/kubernetes //p; s/^\tk8s.io\/kubernetes \(v[^ ]*\).*/\1/p' "$here/kubernetes/go.mod" | head -n 1)
     minor=${version#v1.}
     of=k8s.io/component-base/version
-    CGO_ENABLED=0 build kubernetes "$1" "k8s.io/kubernetes/${2:-cmd/$1}" -ldflags \
-        "-s -w -X $of.gitVersion=$version -X $of.gitMajor=1 -X $of.gitMinor=${minor%%.*} -X $of.gitTreeState=clean"
+    mkdir -p "$out/kubernetes.new"
+    # shellcheck disable=SC2086
+    (cd "$here/kubernetes" && CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" \
+        go build -trimpath -o "$out/kubernetes.new/" -ldflags \
+        "-s -w -X $of.gitVersion=$version -X $of.gitMajor=1 -X $of.gitMinor=${minor%%.*} -X $of.gitTreeState=clean" \
+        $packages)
+    for program in $missing; do
+        mv "$out/kubernetes.new/$program" "$out/$program"
+        echo "$stamp" >"$out/$program.stamp"
+    done
+    rmdir "$out/kubernetes.new"
 }
 
 for tool in "$@"; do
@@ -127,11 +153,11 @@ END
         ;;
     cluster)
         CGO_ENABLED=0 build etcd etcd go.etcd.io/etcd/server/v3 -ldflags '-s -w'
-        for program in kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl; do
-            kubernetes $program
-        done
+        kubernetes kubelet kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl agnhost
         CGO_ENABLED=0 build coredns coredns . -ldflags '-s -w'
-        kubernetes agnhost test/images/agnhost
+        ;;
+    kubeadm)
+        kubernetes kubeadm
         ;;
     helm)
         version=$(sed -n 's/^.*helm.sh\/helm\/v3 \(v[^ ]*\).*/\1/p' "$here/helm/go.mod" | head -n 1)
@@ -142,7 +168,7 @@ END
             -X $of/pkg/lint/rules.k8sVersionMajor=1 -X $of/pkg/lint/rules.k8sVersionMinor=$minor"
         ;;
     *)
-        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins criu cluster helm" >&2
+        echo "tools: there is no tool '$tool'; there are: crictl critest runc containerd cni-plugins criu cluster kubeadm helm" >&2
         exit 2
         ;;
     esac

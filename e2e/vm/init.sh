@@ -19,6 +19,12 @@ version() { "$@" --version | sed -n '1s/^[a-z]* \(version \)\{0,1\}\([^ ]*\).*/\
 echo "vm-test: $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), pid 1 is $(cat /proc/1/comm)"
 echo "vm-test: crun $(version crun), runc $(version /mnt/target/tools/runc), systemd $(version systemctl), CRIU $(criu --version | sed -n "s/^Version: //p")"
 echo "vm-test: cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
+if [ "$driver" = deb ]; then
+    if sh /mnt/target/deb.sh; then echo "vm-test: all passed"; else echo "vm-test: failed: deb"; fi
+    sync
+    echo o >/proc/sysrq-trigger
+    sleep 100
+fi
 export CARGO_TARGET_DIR=/mnt/target RUST_BACKTRACE=0 GANTLINE=/mnt/target/gantline
 export GANTLINE_E2E_CGROUP_DRIVER="$driver" GANTLINE_E2E_RUNTIME="$runtime" GANTLINE_E2E_PATIENCE="$patience"
 # Debian 13's plugins are of 2022, and fail to undo what its iptables was not told to do.

@@ -3,6 +3,11 @@
 # and the cgroupfs driver, then with systemd as pid 1 and its driver, each with crun and with runc.
 #
 #   run.sh [cgroupfs|systemd|both] [crun|runc|both]
+#   run.sh deb
+#   run.sh root
+#
+# The second installs, upgrades, removes and purges the Debian package beside a running pod, with systemd (deb.sh). The third makes only
+# the root file system, for kubeadm.sh.
 #
 # TESTS="containers restart" names other test programs, FILTER=text a part of their tests, CRITEST="Container|OOM" the
 # specs of critest by a regular expression; either may be empty.
@@ -32,7 +37,11 @@ fail() {
 }
 
 driver=${1:-both} runtime=${2:-both}
-case $driver in cgroupfs | systemd | both) ;; *) fail "$driver is not cgroupfs, systemd or both" ;; esac
+case $driver in
+cgroupfs | systemd | both | root) ;;
+deb) tests='' critest='' runtime=crun ;;
+*) fail "$driver is not cgroupfs, systemd, both, deb or root" ;;
+esac
 case $runtime in crun | runc | both) ;; *) fail "$runtime is not crun, runc or both" ;; esac
 
 [ "$(id -u)" = 0 ] || fail "this needs root, to make a root file system with its owners"
@@ -93,6 +102,8 @@ if [ "$(cat "$vm/stamp" 2>/dev/null)" != "$stamp" ]; then
     echo "$stamp" >"$vm/stamp"
 fi
 
+[ "$driver" != root ] || exit 0
+
 # --- what is tested, laid out as a target directory ---
 
 programs=$(mktemp -d "$vm/programs.XXXXXX")
@@ -122,9 +133,54 @@ built() {
     strip -o "$programs/tests/$name" "$path"
 }
 # The kernel room's own tests of cgroups: elsewhere they may have met v1 only.
-built kernel test -p kernel --lib --no-run
+[ "$driver" = deb ] || built kernel test -p kernel --lib --no-run
 for test in $tests; do built "$test" test -p e2e --test "$test" --no-run; done
 [ -z "$critest" ] || built conformance build -p e2e --bin conformance
+
+# The package as it is and as an older one of itself, and busybox in the storage of a registry.
+if [ "$driver" = deb ]; then
+    case $profile in release) flag=--release ;; *) flag=--profile=dev ;; esac
+    (cd "$root" && ${CARGO:-cargo} build --locked -q "$flag" -p gantline --features pages --bin gantline-pages)
+    mkdir -p "$programs/deb" "$programs/busybox/root/bin"
+    export DPKG_DEB_OPTIONS="-Zgzip -z1"
+    mv "$(PROFILE=$profile VERSION=0.0.1 OUT=$programs/deb "$root/packaging/build.sh")" "$programs/deb/old.deb"
+    mv "$(PROFILE=$profile OUT=$programs/deb "$root/packaging/build.sh")" "$programs/deb/new.deb"
+    cp "$here/deb.sh" "$root/cni/examples/10-bridge.conflist" "$programs/"
+    # The dynamic one, with its libraries where it looks for them.
+    cp /bin/busybox "$programs/busybox/root/bin/"
+    for library in $(ldd /bin/busybox | grep -o '/[^ ]*'); do
+        install -D "$library" "$programs/busybox/root$library"
+    done
+    (
+        cd "$programs/busybox"
+        tar -C root --owner=0 --group=0 -cf layer.tar .
+        printf '{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+            "$(sha256sum layer.tar | cut -d ' ' -f 1)" >config.json
+        printf '[{"Config":"config.json","RepoTags":["busybox:1"],"Layers":["layer.tar"]}]' >manifest.json
+        tar -cf "$programs/busybox.tar" config.json manifest.json layer.tar
+    )
+    rm -r "$programs/busybox"
+    sed "s|ROOT|$programs/registry|" <<-'CONFIG' >"$programs/registry.yml"
+		version: 0.1
+		log: {level: error, accesslog: {disabled: true}}
+		storage: {filesystem: {rootdirectory: ROOT}}
+		http: {addr: '127.0.0.1:5000'}
+	CONFIG
+    # In a network of its own: the port may be taken here.
+    OTEL_TRACES_EXPORTER=none unshare --net sh -ec '
+        ip link set lo up
+        docker-registry serve "$1/registry.yml" >"$1/registry.log" 2>&1 &
+        registry=$!
+        trap "kill $registry" EXIT
+        for _ in 1 2 3 4 5; do
+            skopeo copy -q --dest-tls-verify=false "docker-archive:$1/busybox.tar" docker://127.0.0.1:5000/busybox:1 && exit 0
+            sleep 1
+        done
+        cat "$1/registry.log"
+        exit 1' sh "$programs" || fail "push busybox"
+    rm "$programs/busybox.tar" "$programs/registry.log"
+    sed -i "s|$programs/registry|/mnt/target/registry|" "$programs/registry.yml"
+fi
 
 # run DRIVER RUNTIME KERNEL-ARGUMENTS: one machine, from boot to power off.
 run() {
@@ -160,6 +216,7 @@ for one in $driver; do
     for with in $runtime; do
         case $one in
         cgroupfs) run cgroupfs "$with" "init=/sbin/vm-init" ;;
+        deb) run deb "$with" "systemd.show_status=0 systemd.unit=vm-test.target" ;;
         systemd) run systemd "$with" "systemd.show_status=0 systemd.unit=vm-test.target" ;;
         esac
     done

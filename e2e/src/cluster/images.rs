@@ -6,9 +6,12 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::command::{command, run};
 use crate::image::{Builder, Image, Tree, busybox_builder};
+use crate::machine::Machine;
 use crate::node::Node;
 use crate::programs::{installed, tool};
+use crate::registry::Registry;
 
 /// Kubernetes's version, as its images' tag.
 pub const KUBERNETES: &str = "v1.37.1";
@@ -19,6 +22,17 @@ const COREDNS: &str = "v1.15.0";
 
 /// Where the images are said to come from; the node asks its own registry instead.
 pub const HOME: &str = "registry.k8s.io";
+
+/// The programs that run as pods: those of the control plane, of the addons, and Kubernetes's own test program.
+pub const PROGRAMS: [&str; 7] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "coredns",
+    "kube-proxy",
+    "agnhost",
+];
 
 /// The image of a program, by the name that manifests use.
 pub fn name_of(program: &str) -> String {
@@ -37,17 +51,8 @@ fn short_name(program: &str) -> String {
 /// Builds and pushes them all, some at a time.
 #[track_caller]
 pub fn push_all(node: &Node) {
-    let programs = [
-        "etcd",
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-        "coredns",
-        "kube-proxy",
-        "agnhost",
-    ];
     std::thread::scope(|scope| {
-        for half in programs.chunks(programs.len().div_ceil(2)) {
+        for half in PROGRAMS.chunks(PROGRAMS.len().div_ceil(2)) {
             scope.spawn(move || {
                 for program in half {
                     node.registry.push(&node.machine, &image(program), &short_name(program));
@@ -57,15 +62,53 @@ pub fn push_all(node: &Node) {
     });
 }
 
-fn image(program: &str) -> Image {
-    let path = tool(program);
-    let content = read(&path);
+/// Builds and pushes the images that `kubeadm` names, under the tags that it names them by; other tags than ours say
+/// nothing of what is in them. Returns the names.
+///
+/// # Errors
+/// `kubeadm` failed, or names an image that is not known here.
+pub fn push_kubeadms(machine: &Machine, registry: &Registry) -> crate::Result<Vec<String>> {
+    let mut asked = command(tool("kubeadm"));
+    asked.args(["config", "images", "list", "--kubernetes-version", KUBERNETES]);
+    let names: Vec<String> = run(&mut asked).ok().lines().map(str::to_owned).collect();
+    for name in &names {
+        let short = name.strip_prefix(HOME).map(|rest| rest.trim_start_matches('/'));
+        let short = short.ok_or_else(|| format!("{name} is not of {HOME}"))?;
+        let program = short.split(':').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        let image = match program {
+            // Pulled, as kubeadm wants, and never run here.
+            "pause" => Builder::default().plain_layer(Tree::default().dir("pause", 0o755)).build(),
+            // kubeadm's DaemonSet runs it from where the official image has it.
+            "kube-proxy" => {
+                let place = Tree::default()
+                    .dir("usr", 0o755)
+                    .dir("usr/local", 0o755)
+                    .dir("usr/local/bin", 0o755)
+                    .symlink("usr/local/bin/kube-proxy", "/usr/bin/kube-proxy");
+                Builder::default()
+                    .layer(packet_filter())
+                    .plain_layer(program_tree(program))
+                    .layer(place)
+                    .build()
+            }
+            _ => image(program),
+        };
+        registry.push(machine, &image, short);
+    }
+    Ok(names)
+}
+
+fn program_tree(program: &str) -> Tree {
     // Uncompressed: these never leave the machine.
-    let tree = Tree::default().dir("usr", 0o755).dir("usr/bin", 0o755).file(
+    Tree::default().dir("usr", 0o755).dir("usr/bin", 0o755).file(
         &format!("usr/bin/{program}"),
         0o755,
-        &content,
-    );
+        &read(&tool(program)),
+    )
+}
+
+fn image(program: &str) -> Image {
+    let tree = program_tree(program);
     let entrypoint =
         json!({"Entrypoint": [format!("/usr/bin/{program}")], "Env": ["PATH=/usr/bin:/usr/sbin:/bin"]});
     match program {

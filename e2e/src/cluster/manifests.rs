@@ -140,7 +140,7 @@ pub fn kubelet(place: &Place, socket: &Path, settings: &Settings) -> Value {
         // This machine is as it is: cgroup v1, no CAP_SYS_RESOURCE.
         "failCgroupV1": false, "failSwapOn": false, "oomScoreAdj": 0,
         // Other people's disk and memory are no reason to evict.
-        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%"},
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "50Mi", "nodefs.inodesFree": "1%"},
         "imageGCHighThresholdPercent": 100,
         "featureGates": gates,
         "maxPods": 250,

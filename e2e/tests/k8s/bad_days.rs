@@ -56,8 +56,9 @@ fn gantline_killed_every_two_seconds_under_load(cluster: &Cluster) {
     let (before, control) = (lives(&room, "app=web"), control_plane(cluster));
     let load = Load::start(cluster, &room, "web");
     let start = Instant::now();
-    let mut kills = 0;
-    while start.elapsed() < Duration::from_secs(60) {
+    let mut kills = 0_u64;
+    let whole = Duration::from_secs(if crate::long() { 60 } else { 20 });
+    while start.elapsed() < whole {
         let round = Instant::now();
         cluster.node.kill9();
         cluster.node.start_service();
@@ -85,7 +86,9 @@ fn gantline_killed_every_two_seconds_under_load(cluster: &Cluster) {
         told.count,
         told.failed
     );
-    assert!(told.count > 500 && kills > 10, "{} requests, {kills} kills", told.count);
+    // A slow machine takes longer to start the service and to answer, but not this much.
+    let (requests, least) = (told.count as u64, whole.as_secs());
+    assert!(requests > 8 * least && kills * 6 >= least, "{requests} requests, {kills} kills");
     assert_eq!(lives(&room, "app=web"), before, "after {kills} kills");
     assert_eq!(control_plane(cluster), control, "after {kills} kills");
     let log = room.kubectl(&["logs", "shell"]).ok();
@@ -127,18 +130,20 @@ fn gantline_upgraded_in_place(cluster: &Cluster) {
     assert_eq!(control_plane(cluster), control);
 }
 
-/// Restarts of the control plane's containers.
+/// Restarts of the cluster's own containers. A kubelet tells of its static pods when it comes round to each, which is
+/// once a minute.
 fn control_plane(cluster: &Cluster) -> Vec<(String, Value)> {
-    let pods = cluster.api.list("Pod", "kube-system", "").unwrap();
-    let mut all: Vec<_> = pods
-        .iter()
-        .map(|pod| {
-            let name = pod["metadata"]["name"].as_str().unwrap().to_string();
+    eventually("all of the cluster's pods are told of", SOON * 3, || {
+        let pods = cluster.api.list("Pod", "kube-system", "").map_err(|error| error.to_string())?;
+        let restarts = |pod: &Value| {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             (name, pod["status"]["containerStatuses"][0]["restartCount"].clone())
-        })
-        .collect();
-    all.sort_by(|one, other| one.0.cmp(&other.0));
-    all
+        };
+        let mut all: Vec<_> = pods.iter().map(restarts).filter(|(_, count)| count.is_number()).collect();
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        // Four of the control plane, kube-proxy, CoreDNS.
+        if all.len() == 6 { Ok(all) } else { Err(format!("{all:?}")) }
+    })
 }
 
 fn the_kubelet_restarted(cluster: &Cluster) {

@@ -115,6 +115,9 @@ fn pull_policies(cluster: &Cluster) {
     assert_eq!(waiting, "ErrImageNeverPull");
     pod("first", "IfNotPresent");
     assert_eq!(room.ended("first"), "Succeeded");
+    let status = status_of(&room.get("Pod", "first").unwrap(), "main").clone();
+    assert_eq!(status["image"], image, "people know it by its name");
+    assert!(status["imageID"].as_str().unwrap().contains("policy@sha256:"), "{status}");
     pod("second", "IfNotPresent");
     assert_eq!(room.ended("second"), "Succeeded");
     assert!(

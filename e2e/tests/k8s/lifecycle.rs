@@ -23,7 +23,7 @@ fn spec(containers: Value) -> Value {
     json!({"terminationGracePeriodSeconds": 1, "containers": containers})
 }
 
-fn init_containers_in_their_order_then_a_sidecar(cluster: &Cluster) {
+pub(crate) fn init_containers_in_their_order_then_a_sidecar(cluster: &Cluster) {
     let room = cluster.room("init");
     let mount = json!({"volumeMounts": [{"name": "work", "mountPath": "/work"}]});
     let step = |name: &str| container(name, &format!("echo {name} >> /work/steps"), mount.clone());
@@ -144,7 +144,7 @@ fn a_custom_stop_signal(cluster: &Cluster) {
     assert_eq!(std::fs::read_to_string(dir.join("word")).unwrap(), "usr1\n");
 }
 
-fn crash_loop_and_the_log_of_before(cluster: &Cluster) {
+pub(crate) fn crash_loop_and_the_log_of_before(cluster: &Cluster) {
     let room = cluster.room("crash");
     room.shell("crash", "echo attempt $(date +%s%N); exit 5", json!({}));
     room.wait_pod("crash", "loops", |pod| {

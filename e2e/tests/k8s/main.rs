@@ -3,12 +3,13 @@
 //! ```text
 //! make test-k8s                                        # all of them
 //! cargo test -p e2e --test k8s -- job                  # those whose name has `job` in it
+//! cargo test -p e2e --test k8s -- volumes::            # those of one file
 //! cargo test -p e2e --test k8s -- --list
 //! cargo test -p e2e --test k8s -- --test-threads=1 oom # one after another
 //! ```
 //!
 //! A main of its own, because one cluster serves many tests and goes when they have ended. Each test has a namespace;
-//! those of `bad_days` break the node, so they come last and alone.
+//! those of `node`, `gates` and `bad_days` change or break the node, so they come last and alone.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -20,17 +21,20 @@ use std::time::Instant;
 use e2e::cluster::{Cluster, Settings};
 use serde_json::json;
 
-/// A test by its name.
+/// A test by its file and name.
 type Test = (&'static str, fn(&Cluster));
 
 /// Lists a module's tests for `main`.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
-        pub(crate) const TESTS: &[crate::Test] = &[$((stringify!($name), $name as fn(&e2e::cluster::Cluster))),*];
+        pub(crate) const TESTS: &[crate::Test] =
+            &[$((concat!(module_path!(), "::", stringify!($name)), $name as fn(&e2e::cluster::Cluster))),*];
     };
 }
 
 mod bad_days;
+mod cadvisor;
+mod gates;
 mod helm;
 mod images;
 mod lifecycle;
@@ -47,7 +51,7 @@ fn main() -> ExitCode {
     let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with("--")).collect();
     let threads =
         args.iter().find_map(|arg| arg.strip_prefix("--test-threads=")).map_or(3, |n| n.parse().unwrap());
-    let wanted = |test: &&Test| words.is_empty() || words.iter().any(|word| test.0.contains(word.as_str()));
+    let wanted = |test: &Test| words.is_empty() || words.iter().any(|word| test.0.contains(word.as_str()));
     let together = [
         workloads::TESTS,
         lifecycle::TESTS,
@@ -57,14 +61,26 @@ fn main() -> ExitCode {
         security::TESTS,
         resources::TESTS,
         images::TESTS,
+        cadvisor::TESTS,
         helm::TESTS,
     ];
-    let together: VecDeque<Test> = together.concat().iter().filter(wanted).copied().collect();
-    let alone: VecDeque<Test> =
-        [node::TESTS, bad_days::TESTS].concat().iter().filter(wanted).copied().collect();
+    let chosen = |tests: Vec<Test>| -> VecDeque<Test> {
+        let short = |(name, test): Test| (name.trim_start_matches("k8s::"), test);
+        tests.into_iter().map(short).filter(wanted).collect()
+    };
+    let together = chosen(together.concat());
+    let alone = chosen([node::TESTS, gates::TESTS, bad_days::TESTS].concat());
     if args.iter().any(|arg| arg == "--list") {
         together.iter().chain(&alone).for_each(|test| println!("{}", test.0));
         return ExitCode::SUCCESS;
+    }
+    let mut missing = e2e::cluster::missing_programs();
+    if !e2e::programs::target_dir().join("tools/helm").exists() {
+        missing.push("helm");
+    }
+    if !missing.is_empty() {
+        eprintln!("k8s: not built: {}; run `e2e/tools/build.sh cluster helm runc`", missing.join(", "));
+        return ExitCode::FAILURE;
     }
     let start = Instant::now();
     let count = together.len() + alone.len();
@@ -95,13 +111,18 @@ fn main() -> ExitCode {
 
 /// The kubelet's gates that choose how it asks a runtime, by `GANTLINE_E2E_GATES`: `on`, `off`, or as they are.
 fn gates() -> Result<serde_json::Value, String> {
-    let all = |value: bool| json!({"PodAndContainerStatsFromCRI": value, "EventedPLEG": value, "CRIListStreaming": value});
     match std::env::var("GANTLINE_E2E_GATES").as_deref() {
-        Ok("on") => Ok(all(true)),
-        Ok("off") => Ok(all(false)),
+        Ok("on") => Ok(gates::all(true)),
+        Ok("off") => Ok(gates::all(false)),
         Err(_) => Ok(json!({})),
         Ok(other) => Err(other.into()),
     }
+}
+
+/// Whether the tests that take as long as one lets them take their whole time: `GANTLINE_E2E_LONG`, as `make test-k8s`
+/// sets it.
+pub(crate) fn long() -> bool {
+    std::env::var_os("GANTLINE_E2E_LONG").is_some()
 }
 
 /// Runs tests, `threads` at once; the names of those that failed.

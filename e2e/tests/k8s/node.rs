@@ -1,11 +1,14 @@
 //! What a kubelet does for its node: draining, garbage, the rotation of logs. Alone, for they touch everybody's things.
 
+use std::fs::File;
 use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use e2e::cluster::room::{SOON, container, status_of};
-use e2e::cluster::{Cluster, NODE};
+use e2e::cluster::{Cluster, NODE, Room};
 use e2e::eventually;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::workloads::deployment;
 
@@ -13,6 +16,7 @@ tests![
     drain_and_uncordon,
     dead_containers_are_collected,
     unused_images_are_collected,
+    image_pressure_frees_images_and_then_evicts,
     logs_rotate_under_load_and_no_line_is_lost,
 ];
 
@@ -37,7 +41,7 @@ fn dead_containers_are_collected(cluster: &Cluster) {
     );
     let uid = pod["metadata"]["uid"].as_str().unwrap().to_string();
     room.wait_pod("dies", "died often", |pod| {
-        (status_of(pod, "main")["restartCount"].as_i64() >= Some(3)).then_some(())
+        (status_of(pod, "main")["restartCount"].as_i64() >= Some(2)).then_some(())
     });
     let of_the_pod = || {
         let containers = cluster.node.containers();
@@ -67,32 +71,154 @@ fn dead_containers_are_collected(cluster: &Cluster) {
     });
 }
 
-fn unused_images_are_collected(cluster: &Cluster) {
-    let room = cluster.room("imagegc");
-    let image = e2e::image::busybox_builder().layer(e2e::image::noise("noise", 1_000_000, 77)).build();
-    let reference = cluster.node.push(&image, "unused:1");
-    room.pod("user", json!({"restartPolicy": "Never", "containers": [{"name": "main", "image": reference, "command": ["true"]}]}));
-    assert_eq!(room.ended("user"), "Succeeded");
-    room.delete("Pod", "user");
-    room.gone("app=user");
+/// Other fields of the kubelet's configuration for as long as it lives.
+struct Configured<'c>(&'c Cluster);
+
+impl<'c> Configured<'c> {
+    fn new(cluster: &'c Cluster, fields: Value) -> Self {
+        cluster.restart_kubelet_with(fields);
+        Self(cluster)
+    }
+}
+
+impl Drop for Configured<'_> {
+    fn drop(&mut self) {
+        self.0.restart_kubelet_with(json!({}));
+    }
+}
+
+/// A file as large as it is asked to be, of which nothing is written.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    fn new(path: PathBuf, bytes: u64) -> Self {
+        let ballast = Self(path);
+        let file = File::create(&ballast.0).unwrap();
+        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+        ballast
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// An image on the node that no container uses any more.
+fn unused_image(cluster: &Cluster, room: &Room<'_>, name: &str) -> String {
+    let image = e2e::image::busybox_builder().layer(e2e::image::noise(name, 1_000_000, 77)).build();
+    let reference = cluster.node.push(&image, &format!("{name}:1"));
+    room.pod(name, json!({"restartPolicy": "Never", "containers": [{"name": "main", "image": reference, "command": ["true"]}]}));
+    assert_eq!(room.ended(name), "Succeeded");
+    room.delete("Pod", name);
+    room.gone(&format!("app={name}"));
     assert!(cluster.node.image(&reference).is_some());
-    // A dead container holds its image, and the kubelet looks at images once at its start, then every five minutes.
+    // A dead container holds its image.
     eventually("its container is collected", SOON * 2, || {
-        let of_it =
-            |one: &api::v1::Container| one.labels.get("io.kubernetes.pod.namespace") == Some(&room.name);
+        let label = |one: &api::v1::Container, key: &str| one.labels.get(key).cloned().unwrap_or_default();
+        let of_it = |one: &api::v1::Container| {
+            label(one, "io.kubernetes.pod.namespace") == room.name
+                && label(one, "io.kubernetes.pod.name") == name
+        };
         if cluster.node.containers().iter().any(of_it) { Err("it is there".into()) } else { Ok(()) }
     });
-    // However much of the disk is free, it is too little now.
-    let eager =
-        json!({"imageGCHighThresholdPercent": 1, "imageGCLowThresholdPercent": 0, "imageMinimumGCAge": "1s"});
-    cluster.restart_kubelet_with(eager);
-    eventually("the image is gone", SOON * 3, || match cluster.node.image(&reference) {
+    reference
+}
+
+/// Waits until the node has that image no more.
+fn image_goes(cluster: &Cluster, reference: &str, within: Duration) {
+    eventually(&format!("{reference} is gone"), within, || match cluster.node.image(reference) {
         None => Ok(()),
         Some(_) => Err("it is there".into()),
     });
-    cluster.restart_kubelet_with(json!({}));
+}
+
+fn unused_images_are_collected(cluster: &Cluster) {
+    // A kubelet looks at images at its start, when none is old enough yet, and then every five minutes. What it does
+    // then is what pressure makes it do at once: the next test.
+    if !crate::long() {
+        println!("        six minutes long: left out without GANTLINE_E2E_LONG");
+        return;
+    }
+    let room = cluster.room("imagegc");
+    let reference = unused_image(cluster, &room, "unused");
+    // However much of the disk is free, it is too little now.
+    let eager =
+        json!({"imageGCHighThresholdPercent": 1, "imageGCLowThresholdPercent": 0, "imageMinimumGCAge": "1s"});
+    let configured = Configured::new(cluster, eager);
+    image_goes(cluster, &reference, SOON * 7);
+    drop(configured);
     cluster.wait_until_whole();
     assert!(cluster.node.image(&e2e::cluster::images::name_of("etcd")).is_some(), "what is in use stays");
+}
+
+fn image_pressure_frees_images_and_then_evicts(cluster: &Cluster) {
+    let room = cluster.room("pressure");
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", "sleep 1000", json!({}))]});
+    room.apply(deployment("tenant", 1, spec));
+    room.rolled_out("Deployment", "tenant");
+    let reference = unused_image(cluster, &room, "ballast");
+    // What the kubelet knows of the disk of images it has from us.
+    let summary = cluster.api.text(&format!("/api/v1/nodes/{NODE}/proxy/stats/summary")).unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let told = summary["node"]["runtime"]["imageFs"]["usedBytes"].as_u64().unwrap();
+    let ours = cluster.node.cri().image_fs_info(Default::default()).unwrap().image_filesystems[0]
+        .used_bytes
+        .unwrap()
+        .value;
+    assert!(told.abs_diff(ours) < 1 << 20, "the kubelet says {told} bytes of images, we {ours}");
+
+    // A disk that has just enough, until a ballast lies on it; other people's files are within the margin.
+    let dir = &cluster.place.dir;
+    let disk = rustix::fs::statvfs(dir).unwrap();
+    let available = disk.f_bavail * disk.f_frsize;
+    let margin = (available / 4).min(4 << 30);
+    let least = (available - margin).to_string();
+    let configured = Configured::new(
+        cluster,
+        json!({
+            "evictionHard": {"nodefs.available": least, "imagefs.available": least},
+            "evictionPressureTransitionPeriod": "1s", "imageMinimumGCAge": "1s",
+        }),
+    );
+    eventually("the new kubelet knows the pod", SOON, || {
+        let path = format!("/api/v1/nodes/{NODE}/proxy/pods");
+        let pods = cluster.api.text(&path).map_err(|error| error.to_string())?;
+        if pods.contains(&room.name) { Ok(()) } else { Err("it does not".into()) }
+    });
+    let ballast = Ballast::new(dir.join("ballast"), 2 * margin);
+    let under_pressure = || {
+        let node = cluster.api.get("Node", "", NODE).ok().flatten().unwrap_or_default();
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|one| one["type"] == "DiskPressure" && one["status"] == "True")
+    };
+    eventually("the node is under pressure", SOON * 2, || {
+        if under_pressure() { Ok(()) } else { Err("it is not".into()) }
+    });
+    image_goes(cluster, &reference, SOON * 3);
+    // Its successors are turned away at the door, for the node's condition.
+    eventually("its pod is evicted", SOON * 2, || {
+        let pods = room.pods("app=tenant");
+        let messages: Vec<_> = pods.iter().filter_map(|pod| pod["status"]["message"].as_str()).collect();
+        let evicted = messages.iter().any(|message| message.contains("low on resource: ephemeral-storage"));
+        if evicted { Ok(()) } else { Err(messages.join("; ")) }
+    });
+    drop(ballast);
+    eventually("the pressure is over", SOON * 2, || {
+        if under_pressure() { Err("it is not".into()) } else { Ok(()) }
+    });
+    room.rolled_out("Deployment", "tenant");
+    drop(configured);
+    cluster.wait_until_whole();
+    // What a node cannot do without was spared, with its images.
+    let evicted = cluster.api.list("Pod", "kube-system", "").unwrap();
+    let evicted: Vec<&Value> = evicted.iter().filter(|pod| pod["status"]["reason"] == "Evicted").collect();
+    assert!(evicted.is_empty(), "{evicted:?}");
+    for program in ["etcd", "kube-apiserver", "coredns"] {
+        let image = e2e::cluster::images::name_of(program);
+        assert!(cluster.node.image(&image).is_some(), "{image} is in use and stays");
+    }
 }
 
 fn logs_rotate_under_load_and_no_line_is_lost(cluster: &Cluster) {

@@ -40,10 +40,11 @@ fn exec_on_a_terminal(cluster: &Cluster) {
     let room = cluster.room("tty");
     room.shell("main", "sleep 1000", json!({}));
     room.ready("main");
-    // script(1) gives kubectl a terminal of its own. Its size arrives when the command runs already.
+    // script(1) gives kubectl a terminal of its own. Its size arrives when the command runs already; of a terminal without
+    // one busybox's stty says nothing and is content.
     let mut line = e2e::command::command(e2e::programs::installed("script"));
     let exec = format!(
-        "stty rows 33 cols 77; {} --kubeconfig {} -n {} exec -it main -- sh -c 'tty; until stty size 2>/dev/null; do usleep 50000; done'",
+        "stty rows 33 cols 77; {} --kubeconfig {} -n {} exec -it main -- sh -c 'tty; i=0; until [ \"$(stty size 2>/dev/null)\" = \"33 77\" ] || [ $i = 600 ]; do usleep 50000; i=$((i+1)); done; stty size'",
         e2e::programs::tool("kubectl").display(),
         cluster.kubeconfig().display(),
         room.name
@@ -133,7 +134,7 @@ fn port_forward(cluster: &Cluster) {
     said.read_to_string(&mut rest).unwrap();
 }
 
-fn what_pods_use(cluster: &Cluster) {
+pub(crate) fn what_pods_use(cluster: &Cluster) {
     let room = cluster.room("usage");
     let busy = container(
         "main",

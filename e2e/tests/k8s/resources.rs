@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 tests![
     oom_killed,
     resize_in_place_without_a_restart,
+    resize_of_a_whole_pod,
+    resize_that_wants_a_restart,
+    ephemeral_storage_beyond_its_limit_evicts,
     qos_classes_have_their_cgroups,
     limits_are_in_the_kernel,
 ];
@@ -16,7 +19,7 @@ fn limited(requests: Value, limits: Value) -> Value {
     json!({"resources": {"requests": requests, "limits": limits}})
 }
 
-fn oom_killed(cluster: &Cluster) {
+pub(crate) fn oom_killed(cluster: &Cluster) {
     let room = cluster.room("oom");
     let main =
         container("main", "x=x; while :; do x=$x$x; done", limited(json!({}), json!({"memory": "32Mi"})));
@@ -55,6 +58,86 @@ fn resize_in_place_without_a_restart(cluster: &Cluster) {
     let pod = room.get("Pod", "grows").unwrap();
     assert_eq!(status_of(&pod, "main")["restartCount"], 0);
     assert_eq!(status_of(&pod, "main")["allocatedResources"]["memory"], "96Mi");
+}
+
+/// A file of a pod's cgroup, by the names that it has on cgroup v1 and v2; nobody's limit there is `max` or -1.
+fn of_the_pod(cluster: &Cluster, pod: &Value, v1: &str, v2: &str) -> String {
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let find =
+        |file: &str| format!("find /sys/fs/cgroup -maxdepth 7 -path '*/pod{uid}/{file}' -exec cat {{}} +");
+    cluster.node.machine.sh(&format!("{}; {}", find(v1), find(v2))).trim().to_owned()
+}
+
+fn resize_of_a_whole_pod(cluster: &Cluster) {
+    let room = cluster.room("podresize");
+    let before = json!({"cpu": "100m", "memory": "64Mi"});
+    room.pod("grows", json!({
+        "terminationGracePeriodSeconds": 1, "resources": {"requests": before, "limits": before},
+        "containers": [container("main", "sleep 1000", json!({})), container("other", "sleep 1000", json!({}))],
+    }));
+    let pod = room.ready("grows");
+    let limits = |pod: &Value| {
+        (
+            of_the_pod(cluster, pod, "memory.limit_in_bytes", "memory.max"),
+            of_the_pod(cluster, pod, "cpu.cfs_quota_us", "cpu.max"),
+        )
+    };
+    assert_eq!(limits(&pod), ("67108864".into(), "10000".into()));
+    // Up, then down again.
+    for (memory, cpu, bytes, quota) in
+        [("96Mi", "200m", "100663296", "20000"), ("80Mi", "150m", "83886080", "15000")]
+    {
+        let after = json!({"cpu": cpu, "memory": memory});
+        let change = json!({"spec": {"resources": {"requests": after, "limits": after}}});
+        cluster.api.merge("Pod", &room.name, "grows", Some("resize"), &change).unwrap();
+        room.wait_pod("grows", "was resized", |pod| {
+            let told = &pod["status"]["resources"]["limits"];
+            (told["memory"] == memory && told["cpu"] == cpu).then_some(())
+        });
+        assert_eq!(limits(&pod), (bytes.into(), quota.into()));
+    }
+    let pod = room.get("Pod", "grows").unwrap();
+    for name in ["main", "other"] {
+        assert_eq!(status_of(&pod, name)["restartCount"], 0, "{name}");
+    }
+}
+
+fn resize_that_wants_a_restart(cluster: &Cluster) {
+    let room = cluster.room("resizerestart");
+    let before = json!({"cpu": "100m", "memory": "64Mi"});
+    let mut main = container("main", "sleep 1000", limited(before.clone(), before));
+    main["resizePolicy"] = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    room.pod("again", json!({"terminationGracePeriodSeconds": 1, "containers": [main]}));
+    room.ready("again");
+    let after = json!({"cpu": "100m", "memory": "80Mi"});
+    let change = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": after, "limits": after}}]}});
+    cluster.api.merge("Pod", &room.name, "again", Some("resize"), &change).unwrap();
+    room.wait_pod("again", "was restarted with its new limit", |pod| {
+        let status = status_of(pod, "main");
+        (status["restartCount"] == 1 && status["resources"]["limits"]["memory"] == "80Mi").then_some(())
+    });
+    room.ready("again");
+    let told = room.exec("again", LIMITS).ok();
+    assert_eq!(told.split_whitespace().collect::<Vec<_>>(), ["83886080", "10000"]);
+}
+
+/// The kubelet asks us how much a container wrote.
+pub(crate) fn ephemeral_storage_beyond_its_limit_evicts(cluster: &Cluster) {
+    let room = cluster.room("ephemeral");
+    let limit = json!({"resources": {"limits": {"ephemeral-storage": "4Mi"}}});
+    let line = |count: u32| format!("dd if=/dev/zero of=/big bs=1M count={count} 2>/dev/null; sleep 1000");
+    for (name, count) in [("writer", 16), ("modest", 1)] {
+        room.pod(name, json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", &line(count), limit.clone())]}));
+    }
+    let message = room.wait_pod("writer", "was evicted", |pod| {
+        (pod["status"]["reason"] == "Evicted")
+            .then(|| pod["status"]["message"].as_str().unwrap_or_default().to_owned())
+    });
+    assert!(
+        message.contains("local ephemeral storage") || message.contains("ephemeral local storage"),
+        "{message}"
+    );
+    room.ready("modest");
 }
 
 fn qos_classes_have_their_cgroups(cluster: &Cluster) {

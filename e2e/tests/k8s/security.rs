@@ -1,7 +1,7 @@
 //! A pod's and a container's security context in their parts, and runtime classes.
 
 use e2e::cluster::Cluster;
-use e2e::cluster::room::container;
+use e2e::cluster::room::{container, status_of};
 use serde_json::{Value, json};
 
 tests![
@@ -11,6 +11,8 @@ tests![
     read_only_root,
     seccomp_profiles,
     proc_mount_masks,
+    proc_unmasked_in_a_user_namespace,
+    what_the_node_cannot_do_is_refused_in_words,
     run_as_non_root_is_refused_in_words,
     runtime_classes,
 ];
@@ -130,6 +132,53 @@ fn proc_mount_masks(cluster: &Cluster) {
         echo 1 > /proc/sys/kernel/panic 2>/dev/null || echo refused";
     let log = under(cluster, "masks", json!({}), json!({}), line);
     assert!(log.starts_with("0\n") && log.contains("refused"), "{log}");
+}
+
+fn proc_unmasked_in_a_user_namespace(cluster: &Cluster) {
+    let room = cluster.room("unmasked");
+    for (kind, masked) in [("Unmasked", false), ("Default", true)] {
+        let name = kind.to_lowercase();
+        room.pod(&name, json!({
+            "hostUsers": false, "runtimeClassName": "runc", "terminationGracePeriodSeconds": 1,
+            "containers": [container("main", "sleep 1000", json!({"securityContext": {"procMount": kind}}))],
+        }));
+        room.ready(&name);
+        let over = room.exec(&name, "grep -c ' /proc/' /proc/mounts").stdout;
+        assert_eq!(over.trim() != "0", masked, "{kind}: {over} mounts over /proc");
+    }
+}
+
+/// This machine has neither SELinux nor AppArmor: a pod that counts on one must not run without it.
+fn what_the_node_cannot_do_is_refused_in_words(cluster: &Cluster) {
+    let room = cluster.room("lsm");
+    let selinux = cluster.node.machine.sh("test -e /sys/fs/selinux/enforce && echo yes || echo no");
+    if selinux == "no\n" {
+        room.shell(
+            "selinux",
+            "sleep 1000",
+            json!({"securityContext": {"seLinuxOptions": {"type": "container_t"}}}),
+        );
+        let message = room.wait_pod("selinux", "waits with CreateContainerError", |pod| {
+            let waiting = &status_of(pod, "main")["state"]["waiting"];
+            (waiting["reason"] == "CreateContainerError")
+                .then(|| waiting["message"].as_str().unwrap_or_default().to_owned())
+        });
+        assert!(message.contains("SELinux"), "{message}");
+    }
+    let apparmor =
+        cluster.node.machine.sh("cat /sys/module/apparmor/parameters/enabled 2>/dev/null || echo N");
+    if apparmor == "N\n" {
+        room.shell(
+            "apparmor",
+            "sleep 1000",
+            json!({"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}),
+        );
+        let message = room.wait_pod("apparmor", "is refused", |pod| {
+            let reason = pod["status"]["reason"] == "AppArmor" || pod["status"]["phase"] == "Failed";
+            reason.then(|| pod["status"]["message"].as_str().unwrap_or_default().to_owned())
+        });
+        assert!(message.contains("AppArmor"), "{message}");
+    }
 }
 
 fn run_as_non_root_is_refused_in_words(cluster: &Cluster) {

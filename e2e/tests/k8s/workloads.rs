@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 tests![
     deployment_with_every_kind_of_probe,
     a_failing_liveness_probe_restarts_alone,
+    a_probe_that_hangs_has_failed,
     rolling_update_is_never_without_an_answer,
     job_counts_exit_codes,
     job_pod_failure_policy_by_exit_code,
@@ -53,7 +54,7 @@ pub(crate) fn service(name: &str) -> Value {
     })
 }
 
-fn deployment_with_every_kind_of_probe(cluster: &Cluster) {
+pub(crate) fn deployment_with_every_kind_of_probe(cluster: &Cluster) {
     let room = cluster.room("probes");
     let grpc = json!({
         "name": "grpc", "image": agnhost(), "args": ["grpc-health-checking", "--port", "5000", "--http-port", "8081"],
@@ -103,6 +104,27 @@ fn a_failing_liveness_probe_restarts_alone(cluster: &Cluster) {
     let pod = room.ready("ill");
     assert_eq!(status_of(&pod, "well")["restartCount"], 0);
     assert!(room.event("ill", "Unhealthy").contains("Liveness"));
+}
+
+fn a_probe_that_hangs_has_failed(cluster: &Cluster) {
+    let room = cluster.room("hanging");
+    let probe = json!({"exec": {"command": ["sh", "-c", "sleep 1234 & sleep 1234"]}, "periodSeconds": 1, "timeoutSeconds": 1});
+    room.shell("main", "sleep 1000", json!({"readinessProbe": probe}));
+    let event = room.event("main", "Unhealthy");
+    assert!(event.contains("Readiness") && event.contains("timed out"), "{event}");
+    // Some of them later there is one at most, with its child.
+    eventually("it failed thrice", SOON, || {
+        let events = cluster.api.list("Event", &room.name, "").unwrap_or_default();
+        let count = events
+            .iter()
+            .filter(|event| event["reason"] == "Unhealthy")
+            .filter_map(|event| event["count"].as_i64())
+            .sum::<i64>();
+        if count >= 3 { Ok(()) } else { Err(count.to_string()) }
+    });
+    let left = room.exec("main", "ps -o args | grep -c '^sleep 1234'").stdout;
+    assert!(left.trim().parse::<u32>().unwrap() <= 2, "{left} of them are there");
+    assert_eq!(status_of(&room.get("Pod", "main").unwrap(), "main")["restartCount"], 0);
 }
 
 fn rolling_update_is_never_without_an_answer(cluster: &Cluster) {
@@ -156,7 +178,7 @@ fn job_ends(room: &e2e::cluster::Room<'_>, name: &str, condition: &str) -> Strin
     })
 }
 
-fn job_counts_exit_codes(cluster: &Cluster) {
+pub(crate) fn job_counts_exit_codes(cluster: &Cluster) {
     let room = cluster.room("jobs");
     room.apply(job("good", "echo done", json!({"completions": 3, "parallelism": 2})));
     room.apply(job("bad", "exit 42", json!({"backoffLimit": 1})));
@@ -199,14 +221,13 @@ fn cron_job(cluster: &Cluster) {
     }));
     room.kubectl(&["create", "job", "--from=cronjob/tick", "by-hand"]).ok();
     job_ends(&room, "by-hand", "Complete");
-    eventually("its time has come", SOON * 2, || {
-        let cron = room.get("CronJob", "tick").unwrap_or_default();
-        if cron["status"]["lastSuccessfulTime"].is_string() {
-            Ok(())
-        } else {
-            Err(cron["status"].to_string())
-        }
+    // The one by hand is the CronJob's too; its own are called by the minute.
+    let job = eventually("its time has come", SOON * 2, || {
+        let jobs = cluster.api.list("Job", &room.name, "").unwrap_or_default();
+        let names = jobs.iter().filter_map(|job| job["metadata"]["name"].as_str());
+        names.map(str::to_owned).find(|name| name.starts_with("tick-")).ok_or_else(|| "no Job yet".into())
     });
+    job_ends(&room, &job, "Complete");
 }
 
 fn stateful_set_keeps_its_host_path(cluster: &Cluster) {

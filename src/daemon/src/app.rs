@@ -3,7 +3,7 @@
 //! [`App::build`] opens everything or nothing stays; [`App::run`] serves until a signal, then drains.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{ImageConfig, Images, LayerSink, Overlay, ProxyConfig};
@@ -95,26 +95,7 @@ impl App {
         let shown = Shown::new(Arc::clone(&metrics), config.socket());
         let admin = start_admin(&config, &shown)?;
 
-        let stages = metrics.stages.clone();
-        let (fetched, committed) = (Arc::clone(&metrics), Arc::clone(&metrics));
-        let told = ImageConfig {
-            stages: stages.clone(),
-            fetched: LayerSink::new(move |bytes, took| fetched.node.layer_fetched(bytes, took)),
-            commits: image::CommitSink::new(move |took| committed.node.committed("image", took)),
-            ..image_config(&config)
-        };
-        let images = Images::open(told).map_err(room("image"))?;
-        let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
-        let committed = Arc::clone(&metrics);
-        let commits = CommitSink::new(move |took| committed.node.committed("network", took));
-        let cni = CniConfig { commits, ..cni_config(&config, stages.clone()) };
-        let cni = Cni::open(cni).map_err(room("network"))?;
-        let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(&metrics) });
-        let shims = LocalShims::new(shim, config.state.clone(), config.root.clone()).timed(stages);
-        let shims = Arc::new(shims);
-        let rooms =
-            Rooms { images: images.clone(), snapshots, network: Arc::clone(&network), shims, metrics };
-        let pods = Pods::open(pods_config(&config, &found), rooms).map_err(room("pod"))?;
+        let House { images, network, pods } = open_rooms(&config, &found, shim, &metrics)?;
         let (urls, streaming) =
             Streaming::listen(streaming_config(&config)).await.map_err(room("streaming"))?;
         let conditions = conditions(&pods, &network);
@@ -185,6 +166,48 @@ impl App {
         drop(lock);
         served
     }
+}
+
+/// The rooms that pods are made of.
+pub(crate) struct House {
+    pub(crate) images: Images,
+    pub(crate) network: Arc<dyn PodNetwork>,
+    pub(crate) pods: Pods,
+}
+
+/// Opens them; the recovery of the pods of the last run begins. The caller holds the root.
+pub(crate) fn open_rooms(
+    config: &Config,
+    found: &Runtimes,
+    shim: PathBuf,
+    metrics: &Arc<Metrics>,
+) -> Result<House, BuildError> {
+    let stages = metrics.stages.clone();
+    let (fetched, committed) = (Arc::clone(metrics), Arc::clone(metrics));
+    let told = ImageConfig {
+        stages: stages.clone(),
+        fetched: LayerSink::new(move |bytes, took| fetched.node.layer_fetched(bytes, took)),
+        commits: image::CommitSink::new(move |took| committed.node.committed("image", took)),
+        ..image_config(config)
+    };
+    let images = Images::open(told).map_err(room("image"))?;
+    let snapshots = Arc::new(Overlay::new(&images).map_err(room("snapshot"))?);
+    let committed = Arc::clone(metrics);
+    let commits = CommitSink::new(move |took| committed.node.committed("network", took));
+    let cni = CniConfig { commits, ..cni_config(config, stages.clone()) };
+    let cni = Cni::open(cni).map_err(room("network"))?;
+    let network: Arc<dyn PodNetwork> = Arc::new(Counted { inner: cni, metrics: Arc::clone(metrics) });
+    let shims = LocalShims::new(shim, config.state.clone(), config.root.clone()).timed(stages);
+    let shims = Arc::new(shims);
+    let rooms = Rooms {
+        images: images.clone(),
+        snapshots,
+        network: Arc::clone(&network),
+        shims,
+        metrics: Arc::clone(metrics),
+    };
+    let pods = Pods::open(pods_config(config, found), rooms).map_err(room("pod"))?;
+    Ok(House { images, network, pods })
 }
 
 fn remove(socket: &Path) {

@@ -72,8 +72,10 @@ pub(crate) enum Command {
     /// Print or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Say whether this node can run pods, and what to do about what is missing
+    /// Say whether this node can run pods, and what to do about what is missing; status 1 when it cannot
     Check(Output),
+    /// Say what containerd's or CRI-O's configuration comes to here, value by value, and write it
+    Migrate(MigrateFlags),
     /// Pull an image through the running service, showing its progress
     Pull(Pull),
     /// Import the images of an OCI or docker archive, or of an OCI layout directory
@@ -86,6 +88,8 @@ pub(crate) enum Command {
     Events(EventsFlags),
     /// Say why a pod is not further: what it waits for, at which stage, since when, and what failed
     Why(WhyFlags),
+    /// End and remove every pod of this node; images stay. Only when no service runs
+    Reset(Reset),
     /// Print the version
     Version(Output),
     /// Answer the service's questions about paths that may hang
@@ -122,6 +126,38 @@ pub(crate) enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+/// `gantline migrate`.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateFlags {
+    /// Whose configuration
+    #[arg(value_enum)]
+    pub(crate) peer: Peer,
+    /// Its main file [default: /etc/containerd/config.toml, /etc/crio/crio.conf]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Where the node's file system is: another directory for a disk that is mounted there
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) from: PathBuf,
+    /// Write config.toml, certs.d and the like below this directory, /etc/gantline for example; nothing is written without
+    #[arg(long, value_name = "DIR")]
+    pub(crate) write: Option<PathBuf>,
+    /// Overwrite files that are there
+    #[arg(long, requires = "write")]
+    pub(crate) force: bool,
+    /// How it is printed.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Another runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// containerd: /etc/containerd/config.toml with its imports.
+    Containerd,
+    /// CRI-O: /etc/crio, and /etc/containers beside it.
+    Crio,
 }
 
 /// `gantline events`.
@@ -182,6 +218,14 @@ pub(crate) struct WhyFlags {
     /// How it is printed.
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// `gantline reset`.
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    /// Print what there is to end, and end nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// `gantline pull`.

@@ -12,10 +12,13 @@ mod config;
 mod counted;
 mod drain;
 mod exit;
+mod files;
 mod flags;
 mod health;
 mod jobs;
+mod kubelet;
 mod lock;
+mod migrate;
 mod notify;
 mod progress;
 mod runtimes;
@@ -47,6 +50,7 @@ fn run(flags: Flags) -> Exit {
         Command::Serve => commands::serve::run(common),
         Command::Config(command) => commands::config::run(&command, common),
         Command::Check(output) => commands::check::run(output.output, common),
+        Command::Migrate(flags) => commands::migrate::run(&flags, common),
         Command::Pull(pull) => commands::transfer::pull(pull, common),
         Command::Import(import) => commands::transfer::import(import, common),
         Command::Status(output) => commands::status::run(output.output, common),
@@ -54,6 +58,7 @@ fn run(flags: Flags) -> Exit {
         Command::LookAtPaths => commands::look::run(),
         Command::Events(flags) => commands::events::run(flags, common),
         Command::Why(flags) => commands::why::run(flags, common),
+        Command::Reset(reset) => commands::reset::run(&reset, common),
         Command::Version(output) => commands::version::run(output.output),
     }
 }

@@ -196,7 +196,13 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// What `<program> <question>` prints.
 pub(crate) fn briefly(binary: &Path, question: &str) -> Result<String, String> {
     let mut command = kernel::process::command(binary);
-    command.arg(question).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg(question);
+    answer(command)
+}
+
+/// What a command prints, of those that answer at once.
+pub(crate) fn answer(mut command: std::process::Command) -> Result<String, String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let deadline = Instant::now() + ANSWER_MAX;
     let status = loop {

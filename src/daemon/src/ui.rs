@@ -96,6 +96,21 @@ pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
     lines
 }
 
+/// Words in lines that are no wider, but for a word that is: paths and commands are there to be copied.
+pub(crate) fn fold(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Text for standard output: on a terminal, lines that are too wide go on below themselves, further in.
 pub(crate) fn for_screen(text: &str) -> String {
     match screen_size() {

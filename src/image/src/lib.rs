@@ -43,7 +43,7 @@ pub use jobs::LayerError;
 pub use manifest::ManifestError;
 pub use progress::{LayerSink, LayerStage, Progress, ProgressSink};
 pub use pull::{PullError, PullFailure, PullRequest};
-pub use registry::{ProxyConfig, RegistryError};
+pub use registry::{ProxyConfig, RegistryError, check_hosts};
 pub use snapshot::{Mapped, Overlay, Seen, SnapshotError, Snapshots, Usage};
 pub use stack::StackError;
 pub use store::CommitSink;

@@ -43,6 +43,21 @@ impl Owed {
     }
 }
 
+/// The ids of the pods whose DEL is owed in the journal below a service's root, for when no service runs.
+///
+/// # Errors
+/// A journal that cannot be opened or read.
+pub fn owed(root: &Path) -> Result<Vec<String>, NetworkError> {
+    if !file(root).exists() {
+        return Ok(Vec::new());
+    }
+    Ok(Journal::open(root, CommitSink::default())?.known())
+}
+
+fn file(root: &Path) -> PathBuf {
+    root.join("network/store.redb")
+}
+
 /// The journal. Cheap to clone; every call runs on the blocking pool, because a commit waits for the disk.
 #[derive(Clone)]
 pub(crate) struct Journal {
@@ -59,7 +74,7 @@ impl Journal {
             attempt: "make the network journal's directory",
             source: kernel::SysError::path("mkdir", &dir, e),
         })?;
-        let store = Store::open(&dir.join("store.redb")).map_err(failed("open"))?.telling(commits);
+        let store = Store::open(&file(root)).map_err(failed("open"))?.telling(commits);
         let all = store.list(&OWED).map_err(failed("list owed DELs"))?;
         let owed = all.into_iter().map(|(key, _)| key).collect();
         Ok(Self { store: Arc::new(store), owed: Arc::new(Mutex::new(owed)) })

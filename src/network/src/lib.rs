@@ -39,6 +39,7 @@ use model::{DnsConfig, PodId, PodIdentity, PortMapping, StringMap};
 pub use cni::{Cni, CniConfig};
 pub use dial::{DialError, dial};
 pub use error::{Command, NetworkError, PluginError};
+pub use journal::owed;
 pub use lo::lo_up;
 pub use stats::{InterfaceStats, interface_stats};
 pub use store::CommitSink;

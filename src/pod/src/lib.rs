@@ -48,6 +48,7 @@ pub use host_paths::serve as serve_host_paths;
 pub use overview::{Overview, Recovery};
 pub use pods::{Pods, Rooms};
 pub use probe::{Failing, Health, Part};
+pub use records::recorded;
 pub use state::{
     ContainerInView, ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User,
 };

@@ -54,6 +54,7 @@ pub(crate) struct ContainerRecord {
     pub(crate) restored_from: Option<PathBuf>,
 }
 
+const FILE: &str = "pod.redb";
 const PODS: Table<PodRecord> = Table::new("pods", 1);
 const CONTAINERS: Table<ContainerRecord> = Table::new("containers", 1);
 /// One record, written again and again to see whether the store takes it: when that was.
@@ -81,10 +82,25 @@ pub(crate) struct Found {
 #[derive(Clone)]
 pub(crate) struct Records(Arc<Store>);
 
+/// The pods that are recorded below a service's root, in words, for when no service runs: nothing is taken over, nothing is
+/// touched.
+///
+/// # Errors
+/// A store that cannot be opened or read.
+pub fn recorded(root: &Path) -> Result<Vec<String>, PodError> {
+    if !root.join(FILE).exists() {
+        return Ok(Vec::new());
+    }
+    let found = Records::open(root, CommitSink::default())?.load()?;
+    let pods = found.pods.into_iter().map(|(_, record)| format!("pod {}", record.config.identity));
+    let unreadable = found.unreadable.into_iter().map(|why| format!("a record that cannot be read: {why}"));
+    Ok(pods.chain(unreadable).collect())
+}
+
 impl Records {
     /// Opens `pod.redb` below the service's root.
     pub(crate) fn open(root: &Path, commits: CommitSink) -> Result<Self, PodError> {
-        let store = Store::open(&root.join("pod.redb")).map_err(|e| PodError::Store(Cause::new(e)))?;
+        let store = Store::open(&root.join(FILE)).map_err(|e| PodError::Store(Cause::new(e)))?;
         Ok(Self(Arc::new(store.telling(commits))))
     }
 

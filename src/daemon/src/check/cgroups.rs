@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use kernel::mount::{MountInfo, table};
+use kernel::mount::MountInfo;
 
-use super::Report;
+use super::{Host, Report};
 
 const SUBJECT: &str = "cgroups";
 /// Without these no limit of a pod holds.
@@ -21,17 +21,46 @@ struct Layout {
     v2: Option<(std::path::PathBuf, Vec<String>)>,
 }
 
-pub(super) fn check(report: &mut Report) {
-    let mounts = match table() {
+pub(super) fn check(host: &Host<'_>, report: &mut Report) {
+    let table = host.files.word("/proc/self/mountinfo");
+    let mounts = match kernel::mount::parse(format!("{table}\n").as_bytes()) {
         Ok(mounts) => mounts,
-        Err(error) => {
-            report.fail(SUBJECT, model::chain(&error), "mount /proc");
-            return;
-        }
+        Err(error) => return report.fail(SUBJECT, error.to_string(), "mount /proc"),
     };
-    let layout =
-        layout(&mounts, |v2| std::fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default());
-    judge(&layout, report);
+    let word = |file: std::path::PathBuf| host.files.word(&file.display().to_string());
+    judge(&layout(&mounts, |v2| word(v2.join("cgroup.controllers"))), report);
+    for mount in mounts.iter().filter(|mount| mount.file_system.starts_with("cgroup")) {
+        if mount.options.iter().any(|option| option == "ro") {
+            report.fail(
+                SUBJECT,
+                format!("{} is mounted read-only", mount.mount_point.display()),
+                "run the service on the host itself, or in a container that may write to cgroups",
+            );
+        }
+    }
+    delegated(host, &mounts, report);
+}
+
+/// In a cgroup namespace of its own, as in kind's and k3d's nodes, what the root hands down is all there is.
+fn delegated(host: &Host<'_>, mounts: &[MountInfo], report: &mut Report) {
+    let Some(v2) = mounts.iter().find(|mount| mount.file_system == "cgroup2") else { return };
+    let file = |name: &str| host.files.word(&v2.mount_point.join(name).display().to_string());
+    let (there, handed) = (file("cgroup.controllers"), file("cgroup.subtree_control"));
+    let missing: Vec<_> = NEEDED
+        .into_iter()
+        .filter(|name| {
+            there.split_whitespace().any(|c| c == *name) && !handed.split_whitespace().any(|c| c == *name)
+        })
+        .collect();
+    // The true root hands down what is asked for; below it, processes in the group forbid that.
+    let busy = host.files.exists(&v2.mount_point.join("cgroup.type")) && !file("cgroup.procs").is_empty();
+    if !missing.is_empty() && busy {
+        report.fail(
+            SUBJECT,
+            format!("{} cannot be handed down from {}: processes are in it", missing.join(", "), v2.mount_point.display()),
+            "move its processes into a group below (as kind's and docker-in-docker's entrypoints do), then enable them in cgroup.subtree_control",
+        );
+    }
 }
 
 fn layout(mounts: &[MountInfo], controllers: impl Fn(&Path) -> String) -> Layout {

@@ -1,19 +1,17 @@
-//! The programs that containers are run with.
+//! The programs that containers are run with, and what they cannot do.
 
-use std::path::Path;
-
-use super::Report;
-use crate::config::Config;
+use super::{Host, Report, kernel_features};
 use crate::runtimes;
 
-pub(super) fn check(config: &Config, path: &str, report: &mut Report) {
-    match runtimes::find(config, path) {
+pub(super) fn check(host: &Host<'_>, report: &mut Report) {
+    match runtimes::find(host.config, host.path) {
         Ok(found) => {
             for (name, binary) in &found.handlers {
                 let default = if *name == found.default { " (default)" } else { "" };
-                match version(binary) {
+                match host.probe.version(binary) {
                     Ok(version) => {
                         report.ok("runtimes", format!("{name}{default}: {}, {version}", binary.display()));
+                        cannot(host, name, binary, report);
                     }
                     Err(why) => report.fail(
                         "runtimes",
@@ -25,38 +23,31 @@ pub(super) fn check(config: &Config, path: &str, report: &mut Report) {
         }
         Err(error) => report.fail("runtimes", error.to_string(), "install crun or runc"),
     }
-    match runtimes::find_shim(config, path) {
+    match runtimes::find_shim(host.config, host.path) {
         Ok(shim) => report.ok("shim", shim.display().to_string()),
         Err(error) => report.fail("shim", error.to_string(), "install the package as a whole: make install"),
     }
 }
 
-/// The first line of `<program> --version`.
-fn version(binary: &Path) -> Result<String, String> {
-    let text = runtimes::briefly(binary, "--version")?;
-    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    fn script(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("program");
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        (dir, path)
-    }
-
-    #[test]
-    fn a_program_tells_its_version_or_why_not() {
-        let (_dir, good) = script("echo runtime version 1.2; echo more");
-        assert_eq!(version(&good), Ok("runtime version 1.2".to_owned()));
-        let (_dir, bad) = script("exit 3");
-        assert_eq!(version(&bad), Err("exit status: 3".to_owned()));
-        assert!(version(Path::new("/nonexistent")).unwrap_err().starts_with("No such file"));
+/// What a runtime lacks that the kernel has: what the kernel lacks is told once, for all of them.
+fn cannot(host: &Host<'_>, name: &str, binary: &std::path::Path, report: &mut Report) {
+    let features = host.probe.features(binary);
+    let kernel = kernel_features::release(host).unwrap_or((u32::MAX, 0));
+    let able = features.on_kernel(kernel);
+    let lacks: Vec<_> = [
+        (able.recursive_read_only || kernel < (5, 12), "recursive read-only mounts"),
+        (able.id_mapped_mounts || kernel < (5, 12), "id-mapped mounts"),
+        (able.user_namespaces || kernel < (5, 19), "user namespaces"),
+    ]
+    .into_iter()
+    .filter(|(fine, _)| !fine)
+    .map(|(_, what)| what)
+    .collect();
+    if !lacks.is_empty() {
+        report.warn(
+            "runtimes",
+            format!("{name} makes no {}", lacks.join(", ")),
+            "pods that ask for them are refused; crun since 1.8.6 and runc since 1.2 can",
+        );
     }
 }

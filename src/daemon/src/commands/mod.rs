@@ -4,6 +4,8 @@ pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod events;
 pub(crate) mod look;
+pub(crate) mod migrate;
+pub(crate) mod reset;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod top;

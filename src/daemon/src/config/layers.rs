@@ -62,6 +62,15 @@ pub(crate) fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Loaded
     if faults.is_empty() { Ok(loaded) } else { Err(ConfigError(faults)) }
 }
 
+/// Whether a text would be accepted as the configuration file.
+pub(crate) fn check_text(text: &str) -> Result<(), ConfigError> {
+    let mut loaded = Loaded { config: Config::default(), origins: Origins::new(), files: Vec::new() };
+    let mut faults = Vec::new();
+    read_text(&mut loaded, Source::File { path: "config.toml".into(), text }, text, &mut faults);
+    validate::check(&loaded, &mut faults);
+    if faults.is_empty() { Ok(()) } else { Err(ConfigError(faults)) }
+}
+
 fn read_text(loaded: &mut Loaded, source: Source<'_>, text: &str, faults: &mut Vec<Fault>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader { source, faults: Vec::new(), origins: &mut loaded.origins };

@@ -59,6 +59,14 @@ pub(crate) fn hosts_for(domain: &str, config_dirs: &[PathBuf]) -> Result<Vec<Hos
     }
 }
 
+/// Whether pulls from `domain` could be made with a `hosts.toml` of this text; `path` is what errors call it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_hosts(domain: &str, text: &str, path: &Path) -> Result<(), RegistryError> {
+    from_toml(domain, text, path).map(|_| ())
+}
+
 /// A colon is no part of a file's name everywhere, so `host_port_` comes before `host:port`.
 fn directory_names(domain: &str) -> Vec<String> {
     let mut names = Vec::new();

@@ -26,6 +26,7 @@ use crate::unpack::Feed;
 use auth::{Challenge, Identity};
 pub use error::RegistryError;
 use hosts::Host;
+pub use hosts::check_hosts;
 pub use proxy::ProxyConfig;
 use transport::{Ask, Transport, protocol, without_query};
 

@@ -179,17 +179,25 @@ pub(super) fn cpu_ns(files: &mut Reader) -> Option<u64> {
     }
 }
 
+/// A tick in which cgroup v1 tells user and system time: USER_HZ is 100 in every ABI that we are built for.
+const TICK_NS: u64 = 10_000_000;
+
 fn v1_cpu(files: &mut Reader, everything: bool) -> CpuStats {
     let usage_ns = number(files.hot("cpuacct", "cpuacct.usage"));
     if !everything {
         return CpuStats { usage_ns, ..CpuStats::default() };
     }
-    let mut cpu = CpuStats {
-        usage_ns,
-        user_ns: number(files.cold("cpuacct", "cpuacct.usage_user")),
-        system_ns: number(files.cold("cpuacct", "cpuacct.usage_sys")),
-        ..CpuStats::default()
-    };
+    let mut cpu = CpuStats { usage_ns, ..CpuStats::default() };
+    // Not cpuacct.usage_user and usage_sys, which charge each slice to the mode that it happened to end in: this file is
+    // what cAdvisor tells, and what the processes' own times add up to.
+    for (name, ticks) in pairs(files.cold("cpuacct", "cpuacct.stat")) {
+        let ns = Some(ticks.saturating_mul(TICK_NS));
+        match name {
+            "user" => cpu.user_ns = ns,
+            "system" => cpu.system_ns = ns,
+            _ => {}
+        }
+    }
     for (name, value) in pairs(files.cold("cpu", "cpu.stat")) {
         match name {
             "nr_periods" => cpu.periods = Some(value),

@@ -116,7 +116,7 @@ pub(crate) fn container_status(container: &ContainerStatus) -> v1::ContainerStat
         started_at,
         finished_at: exit.map(|exit| exit.finished_at).unwrap_or_default(),
         exit_code: exit.map(|exit| exit.code).unwrap_or_default(),
-        image: Some(image_spec(&config.image)),
+        image: Some(named_image(&config.image)),
         image_ref: container.image_ref.clone(),
         reason: exit.map(|exit| exit.reason.as_str().to_owned()).unwrap_or_default(),
         message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
@@ -247,6 +247,16 @@ fn image_spec(from: &model::ImageSpec) -> v1::ImageSpec {
         runtime_handler: from.runtime_handler.clone(),
         image_ref: from.image_ref.clone(),
     }
+}
+
+/// An image as a container's status tells it. A kubelet creates containers by an image's id, with the name that the pod
+/// has for it beside; what it finds here becomes `image` in the pod's status, where people look for the name.
+fn named_image(from: &model::ImageSpec) -> v1::ImageSpec {
+    let mut spec = image_spec(from);
+    if !spec.user_specified_image.is_empty() {
+        spec.image.clone_from(&spec.user_specified_image);
+    }
+    spec
 }
 
 /// A uid where the image wrote a number, else a name; `0` is a number.

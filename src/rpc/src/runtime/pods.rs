@@ -53,10 +53,10 @@ pub(super) async fn pod_sandbox_status(
     Ok(v1::PodSandboxStatusResponse {
         status: Some(reply::pod_status(&view.pod)),
         info,
-        // Together or not at all: the kubelet takes the statuses where there is a timestamp. It is that of the state, as
-        // in the events: of two statuses the kubelet keeps the later one.
         containers_statuses: view.containers.iter().map(reply::container_status).collect(),
-        timestamp: view.at,
+        // That of the state, as in the events. Not to a kubelet, which is never verbose: where it finds a timestamp it
+        // forgets which containers are the present sandbox's, and runs init containers for ever (ADR 133).
+        timestamp: if request.verbose { view.at } else { 0 },
     })
 }
 
