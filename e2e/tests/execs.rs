@@ -293,10 +293,14 @@ struct Use {
 
 fn uses(pid: u32) -> Use {
     let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
+    // The service's sampler opens files of each container's cgroup when its turn comes, and keeps them (ADR 115).
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let files = files.filter_map(|file| fs::read_link(file.path()).ok());
+    let descriptors = files.filter(|file| !file.starts_with("/sys/fs/cgroup")).count();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
     let anonymous_kib = line.trim().trim_end_matches(" kB").trim().parse().unwrap_or(0);
-    Use { descriptors: count("fd"), threads: count("task"), anonymous_kib }
+    Use { descriptors, threads: count("task"), anonymous_kib }
 }
 
 #[test]

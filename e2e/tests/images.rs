@@ -224,13 +224,13 @@ fn a_disk_that_fills_up_fails_the_pull_and_frees_what_it_took() {
     let node = Node::builder().with(|config, machine| {
         let root = machine.dir().join("small");
         std::fs::create_dir_all(&root).unwrap();
-        machine.sh(&format!("mount -t tmpfs -o size=16m tmpfs {0} && mkdir {0}/root", root.display()));
+        machine.sh(&format!("mount -t tmpfs -o size=24m tmpfs {0} && mkdir {0}/root", root.display()));
         config.root = root.join("root");
     });
     let node = node.start();
     let huge = Builder::default().layer(noise("huge", 32 << 20, 6)).build();
     let reference = node.push(&huge, "huge:1");
-    let refused = node.try_pull(&reference).expect_err("32 MiB do not fit into 16");
+    let refused = node.try_pull(&reference).expect_err("32 MiB do not fit into 24");
     assert!(refused.message().to_lowercase().contains("space"), "{refused}");
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
     assert_eq!(node.image(&reference), None);
