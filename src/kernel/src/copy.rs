@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use crate::SysError;
+use crate::{SysError, xattr};
 
 /// Attributes that belong to a place rather than to what lies there.
 const NOT_COPIED: [&str; 2] = ["security.selinux", "trusted.overlay."];
@@ -104,20 +104,9 @@ fn dress(from: &Path, to: &Path, metadata: &Metadata) -> Result<(), SysError> {
 }
 
 fn attributes(from: &Path, to: &Path) -> Result<(), SysError> {
-    let mut names = vec![0; 64 * 1024];
-    let length = match rustix::fs::llistxattr(from, &mut names) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(()),
-        Err(e) => return Err(SysError::path("llistxattr", from, e)),
-    };
-    let names =
-        names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(OsStr::from_bytes);
-    for name in names.filter(|name| !NOT_COPIED.iter().any(|not| name.as_bytes().starts_with(not.as_bytes())))
-    {
-        let mut value = vec![0; 64 * 1024];
-        let length = rustix::fs::lgetxattr(from, name, &mut value)
-            .map_err(|e| SysError::path("lgetxattr", from, e))?;
-        match rustix::fs::lsetxattr(to, name, &value[..length], XattrFlags::empty()) {
+    let is_copied = |name: &OsStr| !NOT_COPIED.iter().any(|not| name.as_bytes().starts_with(not.as_bytes()));
+    for (name, value) in xattr::read(from)?.iter().filter(|(name, _)| is_copied(name)) {
+        match rustix::fs::lsetxattr(to, name, value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(e) => return Err(SysError::path("lsetxattr", to, e)),
         }

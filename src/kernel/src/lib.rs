@@ -31,5 +31,6 @@ pub mod sealed;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod unnamed;
+pub mod xattr;
 
 pub use error::SysError;

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::io::Errno;
 
 use crate::{SysError, durable};
 
@@ -41,11 +42,18 @@ impl Unnamed {
         let path = &self.path;
         self.file.sync_all().map_err(|e| SysError::path("fsync", path, e))?;
         let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let link = |to: &Path| linkat(CWD, &own, CWD, to, AtFlags::SYMLINK_FOLLOW);
+        match link(path) {
+            Ok(()) => return durable::sync_parent(path),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(SysError::path("link", path, e)),
+        }
+        // It takes the place of another. A crash may have left what was to.
         let mut aside = path.file_name().unwrap_or_default().to_owned();
         aside.push(".new");
         let aside = path.with_file_name(aside);
-        linkat(CWD, own, CWD, &aside, AtFlags::SYMLINK_FOLLOW)
-            .map_err(|e| SysError::path("link", &aside, e))?;
+        let _ = fs::remove_file(&aside);
+        link(&aside).map_err(|e| SysError::path("link", &aside, e))?;
         if let Err(e) = fs::rename(&aside, path) {
             let _ = fs::remove_file(&aside);
             return Err(SysError::path("rename", path, e));
@@ -69,11 +77,16 @@ mod tests {
         dropped.file().write_all(b"part").unwrap();
         drop(dropped);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        // As a crash in the middle of the naming leaves it.
+        fs::write(dir.path().join("whole.new"), "left").unwrap();
         let mut named = Unnamed::create(&path).unwrap();
         named.file().write_all(b"new").unwrap();
         named.name().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let first = dir.path().join("first");
+        Unnamed::create(&first).unwrap().name().unwrap();
+        assert!(first.exists(), "where there was none");
         let error = Unnamed::create(Path::new("/proc/none/x")).unwrap_err();
         assert_eq!(error.to_string(), "create a file in /proc/none");
     }

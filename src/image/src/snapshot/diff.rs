@@ -4,15 +4,14 @@
 //! Documentation/filesystems/overlayfs.rst), the tar's are `.wh.` names. Reading back is what `unpack` does with any layer.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use kernel::SysError;
-use rustix::io::Errno;
+use kernel::{SysError, xattr};
 use tar::{Builder, EntryType, Header};
 
 /// What overlayfs keeps for itself.
@@ -22,10 +21,7 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 /// Labels belong to a node's policy.
 const LABEL: &[u8] = b"security.selinux";
-/// The longest list of names, and the longest value, that Linux has (xattr(7)).
-const XATTR_BYTES_MAX: usize = 64 * 1024;
-
-type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+type Xattrs = Vec<(OsString, Vec<u8>)>;
 
 /// Writes the directory `upper` with all that is in it. Nobody may change it meanwhile.
 pub(super) fn write(upper: &Path, out: &mut dyn Write) -> Result<(), SysError> {
@@ -93,14 +89,14 @@ impl Diff<'_> {
 
     fn directory(&mut self, name: &Path, path: &Path, metadata: &Metadata) -> Result<(), SysError> {
         let overlays = self.xattrs(path)?;
-        if overlays.iter().any(|(name, _)| name == REDIRECT) {
+        if overlays.iter().any(|(name, _)| name.as_bytes() == REDIRECT) {
             let why = io::Error::other("a renamed directory, whose content is in another layer");
             return Err(SysError::path("write the tar of", path, why));
         }
         let mut header = header(metadata, EntryType::Directory);
         let shown = if name.as_os_str().is_empty() { Path::new("./") } else { name };
         done(self.tar.append_data(&mut header, shown, io::empty()), path)?;
-        if overlays.iter().any(|(name, value)| name == OPAQUE && value == b"y") {
+        if overlays.iter().any(|(name, value)| name.as_bytes() == OPAQUE && value == b"y") {
             self.mark(&name.join(".wh..wh..opq"))?;
         }
         let mut names = Vec::new();
@@ -128,13 +124,11 @@ impl Diff<'_> {
     /// Writes what a file has of extended attributes, before it; those of overlayfs come back.
     fn xattrs(&mut self, path: &Path) -> Result<Xattrs, SysError> {
         let (overlays, rest): (Xattrs, Xattrs) =
-            read_xattrs(path)?.into_iter().partition(|(name, _)| name.starts_with(OVERLAY));
+            xattr::read(path)?.into_iter().partition(|(name, _)| name.as_bytes().starts_with(OVERLAY));
         let told: Vec<(String, &[u8])> = rest
             .iter()
-            .filter(|(name, _)| name != LABEL)
-            .map(|(name, value)| {
-                (format!("SCHILY.xattr.{}", String::from_utf8_lossy(name)), value.as_slice())
-            })
+            .filter(|(name, _)| name.as_bytes() != LABEL)
+            .map(|(name, value)| (format!("SCHILY.xattr.{}", name.to_string_lossy()), value.as_slice()))
             .collect();
         let told = told.iter().map(|(name, value)| (name.as_str(), *value));
         done(self.tar.append_pax_extensions(told), path)?;
@@ -155,25 +149,4 @@ fn header(metadata: &Metadata, kind: EntryType) -> Header {
     header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
     header.set_size(0);
     header
-}
-
-fn read_xattrs(path: &Path) -> Result<Xattrs, SysError> {
-    let mut buffer = vec![0; XATTR_BYTES_MAX];
-    let length = match rustix::fs::llistxattr(path, &mut buffer) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(e) => return Err(SysError::path("llistxattr", path, e)),
-    };
-    let names: Vec<Vec<u8>> = buffer[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect();
-    let mut xattrs = Vec::new();
-    for name in names {
-        let length = rustix::fs::lgetxattr(path, OsStr::from_bytes(&name), &mut buffer)
-            .map_err(|e| SysError::path("lgetxattr", path, e))?;
-        xattrs.push((name, buffer[..length].to_vec()));
-    }
-    Ok(xattrs)
 }

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use image::Snapshots;
 use kernel::SysError;
 use kernel::clock::now;
+use kernel::unnamed::Unnamed;
 use model::Classify as _;
 use shim_client::{Dump, Shim, ShimError};
 
-use super::{Archive, DIFF, IMAGES, manifest};
+use super::{DIFF, IMAGES, manifest};
 use crate::driver::Host;
 use crate::error::{Cause, PodError};
 use crate::state::ContainerStatus;
@@ -126,9 +127,9 @@ fn files(snapshots: &dyn Snapshots, subject: &Subject) -> Result<(), PodError> {
     written.map_err(|e| subject.step("write what the container is", Cause::host(e)))
 }
 
-/// A container's directory in one file, with the log that it has written.
-pub(super) fn archive(directory: &Path, log: Option<&Path>, location: &Path) -> Result<Archive, SysError> {
-    let mut archive = Archive::create(location)?;
+/// A container's directory in one file that has no name yet, with the log that it has written.
+pub(super) fn archive(directory: &Path, log: Option<&Path>, location: &Path) -> Result<Unnamed, SysError> {
+    let mut archive = Unnamed::create(location)?;
     let failed = |e| SysError::path("write", location, e);
     let mut tar = tar::Builder::new(BufWriter::with_capacity(128 * 1024, archive.file()));
     tar.follow_symlinks(false);

@@ -2,12 +2,10 @@
 //!
 //! What a checkpoint is of is held still by its shim until all of it is written, memory and files: see [`capture`]. A
 //! request that is given up, by its timeout or its client, leaves nothing but the work under way, which ends by itself
-//! and is thrown away: to kill CRIU in the middle could kill the container ([ADR 127]).
+//! and is thrown away: to kill CRIU in the middle could kill the container (ADR 127).
 //!
 //! What lies on disk meanwhile is below `<root>/checkpoints`, one directory a checkpoint; the next start of the service
 //! clears it away, and what an unfinished one left in its caller's directory ([`journal`]).
-//!
-//! [ADR 127]: https://github.com/gantline/gantline/blob/main/docs/adr/127-criu-is-never-killed.md
 
 mod capture;
 mod journal;
@@ -22,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::SysError;
-use kernel::unnamed::Unnamed;
 use model::{ContainerId, PodId};
 use shim_client::{RUNTIME_PATH, Shim};
 use tokio::sync::oneshot;
@@ -271,6 +268,3 @@ async fn on_pod<R: Send + 'static>(
 async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, PodError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| PodError::Stopping)
 }
-
-/// The archive of a container that has no name yet.
-type Archive = Unnamed;
