@@ -10,6 +10,36 @@ use crate::programs::tool;
 /// Idle before each operation: what a node sees, and what shows the kernel's waits.
 pub const IDLE: Duration = Duration::from_millis(40);
 
+/// What a benchmark is asked to do.
+#[derive(Debug)]
+pub struct Asked {
+    /// The file that keeps the table (`--write FILE`).
+    pub file: Option<String>,
+    /// Only the part that its own flag names.
+    pub part: bool,
+}
+
+/// Reads the arguments of the benchmark `program`, which has a flag of its own beside `--write FILE`, or none. Without root, or with other
+/// arguments, it says so and ends the program.
+#[allow(clippy::print_stderr)]
+pub fn asked(program: &str, flag: Option<&str>) -> Asked {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("{program}: this needs root: pods are made of namespaces, mounts and cgroups");
+        std::process::exit(1);
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Asked { file: None, part: false },
+        [only] if Some(only) == flag => Asked { file: None, part: true },
+        ["--write", file] => Asked { file: Some(file.to_owned()), part: false },
+        _ => {
+            let flag = flag.map(|flag| format!("{flag} | ")).unwrap_or_default();
+            eprintln!("{program}: usage: {program} [{flag}--write FILE]");
+            std::process::exit(2);
+        }
+    }
+}
+
 /// Times of named operations, in the order in which they were first measured.
 #[derive(Debug, Default)]
 pub struct Times {

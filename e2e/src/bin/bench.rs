@@ -3,7 +3,7 @@
 //! measures the throughput of sessions alone.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use e2e::bench::{Measured, machine, pss_mib, table, throughput_table, write_part};
+use e2e::bench::{Asked, Measured, asked, machine, pss_mib, table, throughput_table, write_part};
 use e2e::image::{busybox_builder, noise};
 use e2e::programs::{Programs, tool};
 use e2e::{Node, peer, throughput};
@@ -16,20 +16,7 @@ const PODS: usize = 20;
 const STREAM_ROUNDS: usize = 3;
 
 fn main() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("bench: this needs root: pods are made of namespaces, mounts and cgroups");
-        std::process::exit(1);
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (file, streams_alone) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => (None, false),
-        ["--streams"] => (None, true),
-        ["--write", file] => (Some(file.to_string()), false),
-        _ => {
-            eprintln!("bench: usage: bench [--streams | --write FILE]");
-            std::process::exit(2);
-        }
-    };
+    let Asked { file, part: streams_alone } = asked("bench", Some("--streams"));
     let runc = tool("runc");
     let ours = Node::builder_with(Programs::release)
         .with(|config, _| config.runtimes = vec![("runc".into(), runc.clone())])

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use e2e::bench::{Histogram, machine, write_part};
+use e2e::bench::{Asked, Histogram, asked, machine, write_part};
 use e2e::cluster::images::KUBERNETES;
 use e2e::cluster::plain::Plain;
 use e2e::programs::{Programs, tool};
@@ -42,21 +42,9 @@ struct Measured {
 }
 
 fn main() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("bench-k8s: this needs root: pods are made of namespaces, mounts and cgroups");
-        std::process::exit(1);
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (file, rounds) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => (None, ROUNDS),
-        // That it works at all, for who changes it.
-        ["--once"] => (None, 1),
-        ["--write", file] => (Some(file.to_string()), ROUNDS),
-        _ => {
-            eprintln!("bench-k8s: usage: bench-k8s [--once | --write FILE]");
-            std::process::exit(2);
-        }
-    };
+    // Once: that it works at all, for who changes it.
+    let Asked { file, part: once } = asked("bench-k8s", Some("--once"));
+    let rounds = if once { 1 } else { ROUNDS };
     let runc = tool("runc");
     let ours = Node::builder_with(Programs::release)
         .with(|config, _| config.runtimes = vec![("runc".into(), runc.clone())])

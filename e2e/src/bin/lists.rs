@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use api::v1;
 use e2e::Node;
-use e2e::bench::{Times, machine, pss_mib, write_part};
+use e2e::bench::{Asked, Times, asked, machine, pss_mib, write_part};
 use e2e::cri::runtime;
 use e2e::many::fill;
 use e2e::programs::Programs;
@@ -17,19 +17,7 @@ const CONTAINERS_PER_POD: usize = 5;
 const CALLS: usize = 200;
 
 fn main() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("lists: this needs root: a pod is made of namespaces, mounts and cgroups");
-        std::process::exit(1);
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => None,
-        ["--write", file] => Some(file.to_string()),
-        _ => {
-            eprintln!("lists: usage: lists [--write FILE]");
-            std::process::exit(2);
-        }
-    };
+    let Asked { file, .. } = asked("lists", None);
     let measured = SIZES.map(measure);
     let mut text = format!(
         "## Lists\n\nWritten by `make bench-lists WRITE=docs/performance.md`: records of {CONTAINERS_PER_POD} created \

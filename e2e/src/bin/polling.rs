@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use api::v1;
-use e2e::bench::{Times, cpu_seconds, machine, pss_mib, write_part};
+use e2e::bench::{Asked, Times, asked, cpu_seconds, machine, pss_mib, write_part};
 use e2e::programs::{Programs, tool};
 use e2e::{Node, peer};
 
@@ -33,19 +33,7 @@ struct Measured {
 }
 
 fn main() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("polling: this needs root: pods are made of namespaces, mounts and cgroups");
-        std::process::exit(1);
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => None,
-        ["--write", file] => Some(file.to_string()),
-        _ => {
-            eprintln!("polling: usage: polling [--write FILE]");
-            std::process::exit(2);
-        }
-    };
+    let Asked { file, .. } = asked("polling", None);
     let runc = tool("runc");
     let ours = Node::builder_with(Programs::release)
         .with(|config, _| config.runtimes = vec![("runc".into(), runc.clone())])
