@@ -79,13 +79,7 @@ fn gantline_killed_every_two_seconds_under_load(cluster: &Cluster) {
         std::thread::sleep(Duration::from_secs(2).saturating_sub(round.elapsed()));
     }
     let told = load.stop();
-    assert!(
-        told.failed.is_empty(),
-        "{} of {} requests failed: {:?}",
-        told.failed.len(),
-        told.count,
-        told.failed
-    );
+    told.none_failed();
     // A slow machine takes longer to start the service and to answer, but not this much.
     let (requests, least) = (told.count as u64, whole.as_secs());
     assert!(requests > 8 * least && kills * 6 >= least, "{requests} requests, {kills} kills");
@@ -118,14 +112,7 @@ fn gantline_upgraded_in_place(cluster: &Cluster) {
     assert_ne!(std::os::unix::fs::MetadataExt::ino(&exe()), std::os::unix::fs::MetadataExt::ino(&old));
     assert_eq!(room.exec("old", "echo works").ok(), "works\n");
     assert_eq!(room.once("new", "echo well", json!({})), "well\n");
-    let told = load.stop();
-    assert!(
-        told.failed.is_empty(),
-        "{} of {} requests failed: {:?}",
-        told.failed.len(),
-        told.count,
-        told.failed
-    );
+    load.stop().none_failed();
     assert_eq!(lives(&room, "app=web"), before);
     assert_eq!(control_plane(cluster), control);
 }
@@ -157,14 +144,7 @@ fn the_kubelet_restarted(cluster: &Cluster) {
         std::thread::sleep(Duration::from_secs(5));
     }
     room.once("after", "echo well", json!({}));
-    let told = load.stop();
-    assert!(
-        told.failed.is_empty(),
-        "{} of {} requests failed: {:?}",
-        told.failed.len(),
-        told.count,
-        told.failed
-    );
+    load.stop().none_failed();
     assert_eq!(lives(&room, "app=web"), before);
     assert_eq!(control_plane(cluster), control);
 }

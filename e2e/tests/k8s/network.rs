@@ -33,6 +33,15 @@ pub(crate) struct Told {
     pub(crate) failed: Vec<String>,
 }
 
+impl Told {
+    /// Asserts that every request was answered.
+    #[track_caller]
+    pub(crate) fn none_failed(&self) {
+        let Self { count, failed } = self;
+        assert!(failed.is_empty(), "{} of {count} requests failed: {failed:?}", failed.len());
+    }
+}
+
 /// Requests over HTTP to a service's address, one after another, from a process of the machine that is no pod.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,

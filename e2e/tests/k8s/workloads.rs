@@ -143,14 +143,7 @@ fn rolling_update_is_never_without_an_answer(cluster: &Cluster) {
         Some(answer) if answer == "new\n" => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    let told = load.stop();
-    assert!(
-        told.failed.is_empty(),
-        "{} of {} requests failed: {:?}",
-        told.failed.len(),
-        told.count,
-        told.failed
-    );
+    load.stop().none_failed();
     room.kubectl(&["rollout", "undo", "deployment/rolling"]).ok();
     room.rolled_out("Deployment", "rolling");
 }

@@ -45,6 +45,17 @@ fn text<'a>(handler: &Handler<'a>, key: &str) -> &'a str {
     handler.get(key).and_then(|leaf| leaf.value.as_str()).unwrap_or_default()
 }
 
+/// Says of a handler that it is not carried over: once, at its type where that is why it is known, else at each key.
+fn leave_out(work: &mut Work<'_>, name: &str, handler: &Handler<'_>, by_type: bool, why: &str) {
+    for (key, leaf) in handler {
+        let outcome = match key == "runtime_type" || !by_type {
+            true => left(why, OTHER_NODE),
+            false => needless(format!("of handler {name}, which is not carried over")),
+        };
+        work.tell(leaf, outcome);
+    }
+}
+
 /// Names a handler's binary in the draft, and says what came of it.
 fn name_binary(work: &mut Work<'_>, name: &str, binary: &str, leaf: &Leaf) -> Option<Outcome> {
     let path = if binary.starts_with('/') { Some(binary.to_owned()) } else { in_path(work.files, binary) };
@@ -79,16 +90,7 @@ pub(super) fn of_containerd(work: &mut Work<'_>, leaves: &[Leaf]) {
             (!path.is_empty()).then(|| format!("{path} {NOT_A_SHIM}"))
         });
         if let Some(why) = refused {
-            let by_type = handler.contains_key("runtime_type");
-            for (key, leaf) in &handler {
-                let told = key == "runtime_type" || !by_type;
-                let outcome = if told {
-                    left(why.clone(), OTHER_NODE)
-                } else {
-                    needless(format!("of handler {name}, which is not carried over"))
-                };
-                work.tell(leaf, outcome);
-            }
+            leave_out(work, &name, &handler, handler.contains_key("runtime_type"), &why);
             continue;
         }
         let binary = match text(&handler, "options.BinaryName") {
@@ -220,15 +222,7 @@ pub(super) fn of_crio(work: &mut Work<'_>, leaves: &[Leaf]) {
             )),
         };
         if let Some(why) = refused {
-            for (key, leaf) in handler {
-                let told = key == "runtime_type" || kind.is_empty();
-                let outcome = if told {
-                    left(why.clone(), OTHER_NODE)
-                } else {
-                    needless(format!("of handler {name}, which is not carried over"))
-                };
-                work.tell(leaf, outcome);
-            }
+            leave_out(work, name, handler, !kind.is_empty(), &why);
             continue;
         }
         let binary = match text(handler, "runtime_path") {
