@@ -20,7 +20,7 @@ demo: setup build ## Show the main job on real parts, step by step (root; under 
 	@$(CARGO) build -q --release -p e2e --bin demo
 	@$(TARGET)/release/demo
 
-test: package-tools tools host-before build-dev units plugins tidy e2e ## Everything but Kubernetes: units, tidy, end-to-end (root; Go; sets the machine up itself)
+test: package-tools tools host-before build-dev units plugins tidy e2e k8s ## Everything: units, tidy, end-to-end, Kubernetes (root; Go; sets the machine up itself)
 
 # A test that would skip because something is not installed fails here: setup has installed it.
 test: export GANTLINE_TESTS_MUST_RUN = 1

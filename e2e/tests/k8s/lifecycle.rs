@@ -147,21 +147,23 @@ fn a_custom_stop_signal(cluster: &Cluster) {
 
 pub(crate) fn crash_loop_and_the_log_of_before(cluster: &Cluster) {
     let room = cluster.room("crash");
-    room.shell("crash", "echo attempt $(date +%s%N); exit 5", json!({}));
-    room.wait_pod("crash", "loops", |pod| {
+    room.shell("crash", "echo attempt $(date +%s%N); sleep 4; exit 5", json!({}));
+    room.wait_pod("crash", "runs again", |pod| {
         let status = status_of(pod, "main");
-        (status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-            && status["restartCount"].as_i64() >= Some(1))
-        .then_some(())
+        (status["restartCount"].as_i64() >= Some(1) && status["state"].get("running").is_some()).then_some(())
     });
-    let pod = room.get("Pod", "crash").unwrap();
-    let last = &status_of(&pod, "main")["lastState"]["terminated"];
-    assert_eq!((&last["exitCode"], &last["reason"]), (&json!(5), &json!("Error")), "{last}");
-    // One that crashes again just then has its last one but one collected by the kubelet: then it is another's turn.
+    // While it runs. When it ends, the kubelet removes the one before at once and goes on calling that one its last until
+    // its next look at the pod, after the back-off: then it is the next run's turn.
     eventually("the log of before", SOON, || {
         let said = room.kubectl(&["logs", "--previous", "crash"]);
         if said.code == 0 && said.stdout.starts_with("attempt ") { Ok(()) } else { Err(format!("{said:?}")) }
     });
+    room.wait_pod("crash", "loops", |pod| {
+        (status_of(pod, "main")["state"]["waiting"]["reason"] == "CrashLoopBackOff").then_some(())
+    });
+    let pod = room.get("Pod", "crash").unwrap();
+    let last = &status_of(&pod, "main")["lastState"]["terminated"];
+    assert_eq!((&last["exitCode"], &last["reason"]), (&json!(5), &json!("Error")), "{last}");
 }
 
 fn termination_messages(cluster: &Cluster) {
