@@ -9,6 +9,21 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+/// The services of `v1` as a server has them: an answer that is one list is a [`List`].
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod served {
+    include!(concat!(env!("OUT_DIR"), "/served/runtime.v1.rs"));
+}
+
+/// An answer that holds a list and nothing else, its items encoded before. To its client it is the message that the
+/// contract names, whose one field has the number 1.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct List {
+    /// Each the bytes of a whole message.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub items: Vec<prost::bytes::Bytes>,
+}
+
 /// A value of bytes as text in JSON: it is text wherever people wrote it.
 fn as_text<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&String::from_utf8_lossy(bytes))

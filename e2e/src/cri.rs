@@ -10,13 +10,18 @@ use api::v1::{self};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
 
 use crate::wait::patient;
 
 /// No call of a test may take longer; a longer one is a hang, and fails.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a kubelet takes in one message, bytes.
+const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 
 /// The runtime all clients of this process share.
 pub fn runtime() -> &'static Runtime {
@@ -74,10 +79,9 @@ impl Cri {
         };
         let endpoint = settings(Endpoint::from_static("http://localhost"));
         let channel = endpoint.connect_with_connector_lazy(tower::service_fn(connect));
-        let max = 16 * 1024 * 1024;
         Self {
-            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(max),
-            image: ImageServiceClient::new(channel.clone()).max_decoding_message_size(max),
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX),
+            image: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX),
             channel,
         }
     }
@@ -95,6 +99,24 @@ impl Cri {
     /// The asynchronous client of the image service.
     pub fn raw_images(&self) -> ImageServiceClient<Channel> {
         self.image.clone()
+    }
+
+    /// How many items a list has, from an answer that was received whole and split into them, and no further: what its
+    /// strings cost is the client's. `method` is a List call of the runtime service.
+    pub fn list_items<R>(&self, method: &'static str, request: R) -> Result<usize, Status>
+    where
+        R: prost::Message + Default + 'static,
+    {
+        let path = format!("/runtime.v1.RuntimeService/{method}");
+        let path =
+            PathAndQuery::try_from(path).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut client =
+            tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX);
+        runtime().block_on(async move {
+            client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            let codec = ProstCodec::<R, api::List>::default();
+            Ok(client.unary(Request::new(request), path, codec).await?.into_inner().items.len())
+        })
     }
 
     calls! {

@@ -237,6 +237,16 @@ impl ContainerInView {
         let place = view.containers.iter().position(|container| container.id == *id)?;
         Some(Self { view, place })
     }
+
+    /// The view that it is in.
+    pub fn view(&self) -> &Arc<PodView> {
+        &self.view
+    }
+
+    /// Where it is among that view's containers.
+    pub fn place(&self) -> usize {
+        self.place
+    }
 }
 
 impl Deref for ContainerInView {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::image::{Credentials, FsUsage, Image, Images, PullRequest};
-use api::v1::image_service_server::ImageService;
+use api::List;
+use api::served::image_service_server::ImageService;
 use api::v1::{
     AuthConfig, FilesystemIdentifier, FilesystemUsage, ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse,
-    ImageStatusRequest, ImageStatusResponse, ListImagesRequest, ListImagesResponse, PullImageRequest,
-    PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest, StreamImagesResponse,
-    UInt64Value,
+    ImageStatusRequest, ImageStatusResponse, ListImagesRequest, PullImageRequest, PullImageResponse,
+    RemoveImageRequest, RemoveImageResponse, StreamImagesRequest, UInt64Value,
 };
 use model::{ImageRef, ImageSpec};
 use tonic::{Request, Response, Status};
@@ -18,7 +18,7 @@ use tracing::Span;
 use crate::convert::request::image_spec;
 use crate::convert::{Invalid, Under as _, reply};
 use crate::status::status;
-use crate::streams::{Chunks, chunks, whole};
+use crate::streams::{Chunks, chunks, encoded, whole};
 
 /// The image service.
 #[derive(Clone)]
@@ -75,24 +75,20 @@ fn credentials(auth: AuthConfig) -> Credentials {
 
 #[tonic::async_trait]
 impl ImageService for ImageRpc {
-    async fn list_images(
-        &self,
-        request: Request<ListImagesRequest>,
-    ) -> Result<Response<ListImagesResponse>, Status> {
+    async fn list_images(&self, request: Request<ListImagesRequest>) -> Result<Response<List>, Status> {
         let images = self.matching(request.into_inner().filter)?;
-        let images = images.iter().map(|image| reply::image(image)).collect();
-        whole(ListImagesResponse { images }, "StreamImages").map(Response::new)
+        let images = images.iter().map(|image| encoded(&reply::image(image)));
+        whole(images, "StreamImages").map(Response::new)
     }
 
-    type StreamImagesStream = Chunks<StreamImagesResponse>;
+    type StreamImagesStream = Chunks;
 
     async fn stream_images(
         &self,
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let images = self.matching(request.into_inner().filter)?;
-        let images = images.into_iter().map(|image| reply::image(&image));
-        Ok(Response::new(chunks(images, |images| StreamImagesResponse { images })))
+        Ok(Response::new(chunks(images.into_iter().map(|image| encoded(&reply::image(&image))))))
     }
 
     async fn image_status(

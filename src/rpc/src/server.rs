@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use api::v1::image_service_server::ImageServiceServer;
-use api::v1::runtime_service_server::RuntimeServiceServer;
+use api::served::image_service_server::ImageServiceServer;
+use api::served::runtime_service_server::RuntimeServiceServer;
 use futures_util::stream::{self, Stream};
 use model::limits::GRPC_MESSAGE_BYTES_MAX;
 use model::{Classify, ErrorKind};

@@ -1,7 +1,9 @@
-//! Server streams over a list: the same items as the unary call has, in messages of a bounded size.
+//! Answers that are lists: in one message, or as a stream of the same items in messages of a bounded size.
 
 use std::pin::Pin;
 
+use api::List;
+use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use model::limits::GRPC_MESSAGE_BYTES_MAX;
 use prost::Message;
@@ -13,17 +15,15 @@ const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 const FIRST_CHUNK_BYTES_MAX: usize = 16 * 1024;
 
 /// A stream that tonic can send.
-pub(crate) type Chunks<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+pub(crate) type Chunks<M = List> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+/// An item of a list, as it is sent.
+pub(crate) fn encoded(item: &impl Message) -> Bytes {
+    item.encode_to_vec().into()
+}
 
 /// Each item once, in order, at least one a message. No items are no messages. Items are made as the client takes them.
-pub(crate) fn chunks<T, M>(
-    items: impl Iterator<Item = T> + Send + 'static,
-    message: fn(Vec<T>) -> M,
-) -> Chunks<M>
-where
-    T: Message + 'static,
-    M: Send + 'static,
-{
+pub(crate) fn chunks(items: impl Iterator<Item = Bytes> + Send + 'static) -> Chunks {
     let mut items = items.peekable();
     let mut bound = FIRST_CHUNK_BYTES_MAX;
     Box::pin(stream::iter(std::iter::from_fn(move || {
@@ -34,56 +34,55 @@ where
             chunk.push(next);
         }
         bound = CHUNK_BYTES_MAX;
-        Some(Ok(message(chunk)))
+        Some(Ok(List { items: chunk }))
     })))
 }
 
-/// What an item takes in a message, bytes: itself, its length, and its field's tag, which is one byte everywhere.
-fn in_message(item: &impl Message) -> usize {
-    let bytes = item.encoded_len();
-    1 + prost::length_delimiter_len(bytes) + bytes
+/// What an item takes in a message, bytes: itself, its length, and its field's tag, which is one byte.
+fn in_message(item: &Bytes) -> usize {
+    1 + prost::length_delimiter_len(item.len()) + item.len()
 }
 
-/// An answer in one message, if clients take one so large.
+/// All items in one message, if clients take one so large.
 ///
 /// # Errors
-/// ResourceExhausted, which names the stream that has no such bound.
-pub(crate) fn whole<M: Message>(answer: M, stream: &'static str) -> Result<M, Status> {
-    match answer.encoded_len() {
+/// `RESOURCE_EXHAUSTED`, with the name of the call that streams the same items.
+pub(crate) fn whole(items: impl Iterator<Item = Bytes>, stream: &'static str) -> Result<List, Status> {
+    let items: Vec<_> = items.collect();
+    match items.iter().map(in_message).sum::<usize>() {
         bytes if bytes > GRPC_MESSAGE_BYTES_MAX => Err(Status::resource_exhausted(format!(
             "the reply has {bytes} bytes, more than the {GRPC_MESSAGE_BYTES_MAX} that a client takes in one message: \
              call {stream}, or ask with a filter"
         ))),
-        _ => Ok(answer),
+        _ => Ok(List { items }),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use api::v1::{PodIp, PodSandboxNetworkStatus};
     use futures_util::StreamExt as _;
 
     use super::*;
 
     #[tokio::test]
     async fn each_item_comes_once_in_messages_of_bounded_size() {
-        let ips: Vec<_> = (0..10_000).map(|n| PodIp { ip: format!("{n:0500}") }).collect();
-        let message = |additional_ips| PodSandboxNetworkStatus { ip: String::new(), additional_ips };
-        let messages: Vec<_> = chunks(ips.clone().into_iter(), message).map(Result::unwrap).collect().await;
+        let items: Vec<Bytes> = (0..10_000).map(|n| format!("{n:0500}").into()).collect();
+        let messages: Vec<_> = chunks(items.clone().into_iter()).map(Result::unwrap).collect().await;
         assert!(messages[0].encoded_len() <= FIRST_CHUNK_BYTES_MAX);
-        assert!(messages.iter().all(|m| !m.additional_ips.is_empty() && m.encoded_len() <= CHUNK_BYTES_MAX));
-        assert_eq!(messages.into_iter().flat_map(|m| m.additional_ips).collect::<Vec<_>>(), ips);
-        assert_eq!(chunks(std::iter::empty::<PodIp>(), message).count().await, 0);
-        let large = PodIp { ip: "x".repeat(3 * CHUNK_BYTES_MAX) };
-        assert_eq!(chunks([large.clone(), large].into_iter(), message).count().await, 2);
+        assert!(messages.iter().all(|m| !m.items.is_empty() && m.encoded_len() <= CHUNK_BYTES_MAX));
+        assert_eq!(messages.into_iter().flat_map(|m| m.items).collect::<Vec<_>>(), items);
+        assert_eq!(chunks(std::iter::empty()).count().await, 0);
+        let large = Bytes::from(vec![0; 3 * CHUNK_BYTES_MAX]);
+        assert_eq!(chunks([large.clone(), large].into_iter()).count().await, 2);
     }
 
     #[test]
     fn an_answer_that_is_too_large_names_its_size_and_the_stream() {
-        let answer = |bytes| PodIp { ip: "x".repeat(bytes) };
+        let items = |bytes| std::iter::once(Bytes::from(vec![0; bytes]));
         // One byte for the tag, four for the length.
-        whole(answer(GRPC_MESSAGE_BYTES_MAX - 5), "StreamX").unwrap();
-        let refused = whole(answer(GRPC_MESSAGE_BYTES_MAX - 4), "StreamX").unwrap_err();
+        let largest = whole(items(GRPC_MESSAGE_BYTES_MAX - 5), "StreamX").unwrap();
+        assert_eq!(largest.encoded_len(), GRPC_MESSAGE_BYTES_MAX);
+        let refused = whole(items(GRPC_MESSAGE_BYTES_MAX - 4), "StreamX").unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         for word in ["16777217 bytes", "16777216", "StreamX"] {
             assert!(refused.message().contains(word), "{refused}");

@@ -4,6 +4,8 @@
 
 pub(crate) mod enums;
 pub(crate) mod filter;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod invalid;
 pub(crate) mod metrics;
 pub(crate) mod reply;

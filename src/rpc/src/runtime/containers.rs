@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use api::v1;
+use api::{List, v1};
+use bytes::Bytes;
 use model::{ContainerConfig, ImageSpec, MountSource};
 use tonic::Status;
 use tracing::Span;
@@ -111,25 +113,24 @@ pub(super) async fn container_status(
 fn listed(
     rpc: &RuntimeRpc,
     filter: Option<v1::ContainerFilter>,
-) -> Result<impl Iterator<Item = v1::Container> + use<>, Status> {
+) -> Result<impl Iterator<Item = Bytes> + use<>, Status> {
     let containers = filter::containers(filter, rpc.pods.list_containers())?;
-    Ok(containers.into_iter().map(|container| reply::container(&container)))
+    let memo = Arc::clone(&rpc.memo);
+    Ok(containers.into_iter().map(move |container| memo.container(&container)))
 }
 
 pub(super) async fn list_containers(
     rpc: &RuntimeRpc,
     request: v1::ListContainersRequest,
-) -> Result<v1::ListContainersResponse, Status> {
-    let containers = listed(rpc, request.filter)?.collect();
-    whole(v1::ListContainersResponse { containers }, "StreamContainers")
+) -> Result<List, Status> {
+    whole(listed(rpc, request.filter)?, "StreamContainers")
 }
 
 pub(super) async fn stream_containers(
     rpc: &RuntimeRpc,
     request: v1::StreamContainersRequest,
-) -> Result<Chunks<v1::StreamContainersResponse>, Status> {
-    let containers = listed(rpc, request.filter)?;
-    Ok(chunks(containers, |containers| v1::StreamContainersResponse { containers }))
+) -> Result<Chunks, Status> {
+    Ok(chunks(listed(rpc, request.filter)?))
 }
 
 /// No resources at all leave everything as it is, and still want the container to be there.

@@ -6,6 +6,7 @@ mod containers;
 mod events;
 mod exec;
 mod identity;
+mod memo;
 mod named;
 mod pods;
 mod stats;
@@ -13,16 +14,17 @@ mod verbose;
 
 use std::sync::Arc;
 
-use api::v1;
-use api::v1::runtime_service_server::RuntimeService;
+use api::served::runtime_service_server::RuntimeService;
+use api::{List, v1};
 use pod::Pods;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 pub use identity::{Condition, Conditions, Handler, Node, NodeError, SetPodCidr};
 
+use self::memo::Memo;
 use crate::streaming::Streaming;
-use crate::streams::{Chunks, chunks, whole};
+use crate::streams::{Chunks, chunks, encoded, whole};
 
 /// The runtime service.
 #[derive(Clone)]
@@ -32,12 +34,14 @@ pub struct RuntimeRpc {
     streaming: Streaming,
     /// Cancelled when the server drains: streams without an end of their own end then.
     drain: CancellationToken,
+    memo: Arc<Memo>,
 }
 
 impl RuntimeRpc {
     /// Serves these pods.
     pub fn new(pods: Pods, node: Node, streaming: Streaming) -> Self {
-        Self { pods, node: Arc::new(node), streaming, drain: CancellationToken::new() }
+        let (node, drain, memo) = (Arc::new(node), CancellationToken::new(), Arc::default());
+        Self { pods, node, streaming, drain, memo }
     }
 
     pub(crate) fn drain(&self) -> CancellationToken {
@@ -85,11 +89,11 @@ impl RuntimeService for RuntimeRpc {
     async fn list_pod_sandbox(
         &self,
         request: Request<v1::ListPodSandboxRequest>,
-    ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+    ) -> Result<Response<List>, Status> {
         pods::list_pod_sandbox(self, request.into_inner()).await.map(Response::new)
     }
 
-    type StreamPodSandboxesStream = Chunks<v1::StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = Chunks;
 
     async fn stream_pod_sandboxes(
         &self,
@@ -129,11 +133,11 @@ impl RuntimeService for RuntimeRpc {
     async fn list_containers(
         &self,
         request: Request<v1::ListContainersRequest>,
-    ) -> Result<Response<v1::ListContainersResponse>, Status> {
+    ) -> Result<Response<List>, Status> {
         containers::list_containers(self, request.into_inner()).await.map(Response::new)
     }
 
-    type StreamContainersStream = Chunks<v1::StreamContainersResponse>;
+    type StreamContainersStream = Chunks;
 
     async fn stream_containers(
         &self,
@@ -198,11 +202,11 @@ impl RuntimeService for RuntimeRpc {
     async fn list_container_stats(
         &self,
         request: Request<v1::ListContainerStatsRequest>,
-    ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
+    ) -> Result<Response<List>, Status> {
         stats::list_container_stats(self, request.into_inner()).await.map(Response::new)
     }
 
-    type StreamContainerStatsStream = Chunks<v1::StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = Chunks;
 
     async fn stream_container_stats(
         &self,
@@ -221,11 +225,11 @@ impl RuntimeService for RuntimeRpc {
     async fn list_pod_sandbox_stats(
         &self,
         request: Request<v1::ListPodSandboxStatsRequest>,
-    ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
+    ) -> Result<Response<List>, Status> {
         stats::list_pod_sandbox_stats(self, request.into_inner()).await.map(Response::new)
     }
 
-    type StreamPodSandboxStatsStream = Chunks<v1::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = Chunks;
 
     async fn stream_pod_sandbox_stats(
         &self,
@@ -281,29 +285,27 @@ impl RuntimeService for RuntimeRpc {
     async fn list_metric_descriptors(
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
-    ) -> Result<Response<v1::ListMetricDescriptorsResponse>, Status> {
-        let descriptors = crate::convert::metrics::descriptors();
-        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
+    ) -> Result<Response<List>, Status> {
+        let items = crate::convert::metrics::descriptors().iter().map(encoded).collect();
+        Ok(Response::new(List { items }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
-    ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
-        let pod_metrics = stats::pod_sandbox_metrics(self).await;
-        let answer = v1::ListPodSandboxMetricsResponse { pod_metrics };
-        whole(answer, "StreamPodSandboxMetrics").map(Response::new)
+    ) -> Result<Response<List>, Status> {
+        let metrics = stats::pod_sandbox_metrics(self).await;
+        whole(metrics.into_iter(), "StreamPodSandboxMetrics").map(Response::new)
     }
 
-    type StreamPodSandboxMetricsStream = Chunks<v1::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Chunks;
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
         let metrics = stats::pod_sandbox_metrics(self).await;
-        let message = |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
-        Ok(Response::new(chunks(metrics.into_iter(), message)))
+        Ok(Response::new(chunks(metrics.into_iter())))
     }
 
     async fn runtime_config(

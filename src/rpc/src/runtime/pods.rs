@@ -1,8 +1,10 @@
 //! Sandboxes: run, stop, remove, status, lists, resources.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use api::v1;
+use api::{List, v1};
+use bytes::Bytes;
 use tonic::Status;
 use tracing::Span;
 
@@ -64,25 +66,24 @@ pub(super) async fn pod_sandbox_status(
 fn listed(
     rpc: &RuntimeRpc,
     filter: Option<v1::PodSandboxFilter>,
-) -> Result<impl Iterator<Item = v1::PodSandbox> + use<>, Status> {
+) -> Result<impl Iterator<Item = Bytes> + use<>, Status> {
     let pods = filter::pods(filter, rpc.pods.list())?;
-    Ok(pods.into_iter().map(|view| reply::pod_sandbox(&view.pod)))
+    let memo = Arc::clone(&rpc.memo);
+    Ok(pods.into_iter().map(move |view| memo.pod(&view)))
 }
 
 pub(super) async fn list_pod_sandbox(
     rpc: &RuntimeRpc,
     request: v1::ListPodSandboxRequest,
-) -> Result<v1::ListPodSandboxResponse, Status> {
-    let items = listed(rpc, request.filter)?.collect();
-    whole(v1::ListPodSandboxResponse { items }, "StreamPodSandboxes")
+) -> Result<List, Status> {
+    whole(listed(rpc, request.filter)?, "StreamPodSandboxes")
 }
 
 pub(super) async fn stream_pod_sandboxes(
     rpc: &RuntimeRpc,
     request: v1::StreamPodSandboxesRequest,
-) -> Result<Chunks<v1::StreamPodSandboxesResponse>, Status> {
-    let pods = listed(rpc, request.filter)?;
-    Ok(chunks(pods, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes }))
+) -> Result<Chunks, Status> {
+    Ok(chunks(listed(rpc, request.filter)?))
 }
 
 pub(super) async fn update_pod_sandbox_resources(

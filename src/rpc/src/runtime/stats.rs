@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::v1;
+use api::{List, v1};
+use bytes::Bytes;
 use pod::stats::PodMetrics;
 use pod::{ContainerPhase, PodView};
 use tonic::Status;
@@ -12,7 +13,7 @@ use super::RuntimeRpc;
 use super::named::{container_id, pod_id};
 use crate::convert::{filter, metrics, stats};
 use crate::status::status;
-use crate::streams::{Chunks, chunks, whole};
+use crate::streams::{Chunks, chunks, encoded, whole};
 
 /// Of any container; one that does not run has its writable layer only.
 pub(super) async fn container_stats(
@@ -29,31 +30,26 @@ pub(super) async fn container_stats(
 pub(super) async fn list_container_stats(
     rpc: &RuntimeRpc,
     request: v1::ListContainerStatsRequest,
-) -> Result<v1::ListContainerStatsResponse, Status> {
-    let stats = running(rpc, request.filter).await?;
-    whole(v1::ListContainerStatsResponse { stats }, "StreamContainerStats")
+) -> Result<List, Status> {
+    whole(running(rpc, request.filter).await?.into_iter(), "StreamContainerStats")
 }
 
 pub(super) async fn stream_container_stats(
     rpc: &RuntimeRpc,
     request: v1::StreamContainerStatsRequest,
-) -> Result<Chunks<v1::StreamContainerStatsResponse>, Status> {
-    let stats = running(rpc, request.filter).await?;
-    Ok(chunks(stats.into_iter(), |container_stats| v1::StreamContainerStatsResponse { container_stats }))
+) -> Result<Chunks, Status> {
+    Ok(chunks(running(rpc, request.filter).await?.into_iter()))
 }
 
 /// Of all that run (CRI ListContainerStats) and match.
-async fn running(
-    rpc: &RuntimeRpc,
-    filter: Option<v1::ContainerStatsFilter>,
-) -> Result<Vec<v1::ContainerStats>, Status> {
+async fn running(rpc: &RuntimeRpc, filter: Option<v1::ContainerStatsFilter>) -> Result<Vec<Bytes>, Status> {
     let mut containers = filter::container_stats(filter, rpc.pods.list_containers())?;
     containers.retain(|container| matches!(container.phase, ContainerPhase::Running { .. }));
     let read = rpc.pods.container_stats(containers.clone()).await;
     let read = containers.iter().zip(&read);
     // One that ended between the list and the look at it does not run any more.
     let running = read.filter(|(_, read)| read.usage.is_some());
-    Ok(running.map(|(container, read)| stats::container(container, read)).collect())
+    Ok(running.map(|(container, read)| encoded(&stats::container(container, read))).collect())
 }
 
 pub(super) async fn pod_sandbox_stats(
@@ -69,19 +65,17 @@ pub(super) async fn pod_sandbox_stats(
 pub(super) async fn list_pod_sandbox_stats(
     rpc: &RuntimeRpc,
     request: v1::ListPodSandboxStatsRequest,
-) -> Result<v1::ListPodSandboxStatsResponse, Status> {
+) -> Result<List, Status> {
     let pods = filter::pod_stats(request.filter, rpc.pods.list())?;
-    let stats = of_pods(rpc, pods).await;
-    whole(v1::ListPodSandboxStatsResponse { stats }, "StreamPodSandboxStats")
+    whole(of_pods(rpc, pods).await.iter().map(encoded), "StreamPodSandboxStats")
 }
 
 pub(super) async fn stream_pod_sandbox_stats(
     rpc: &RuntimeRpc,
     request: v1::StreamPodSandboxStatsRequest,
-) -> Result<Chunks<v1::StreamPodSandboxStatsResponse>, Status> {
+) -> Result<Chunks, Status> {
     let pods = filter::pod_stats(request.filter, rpc.pods.list())?;
-    let stats = of_pods(rpc, pods).await;
-    Ok(chunks(stats.into_iter(), |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+    Ok(chunks(of_pods(rpc, pods).await.into_iter().map(|stats| encoded(&stats))))
 }
 
 async fn of_pods(rpc: &RuntimeRpc, pods: Vec<Arc<PodView>>) -> Vec<v1::PodSandboxStats> {
@@ -90,10 +84,12 @@ async fn of_pods(rpc: &RuntimeRpc, pods: Vec<Arc<PodView>>) -> Vec<v1::PodSandbo
 }
 
 /// The metrics of every pod that is ready. Nobody is told to wait for another: there is no rate limit.
-pub(super) async fn pod_sandbox_metrics(rpc: &RuntimeRpc) -> Vec<v1::PodSandboxMetrics> {
+///
+/// Each pod's are encoded before the next one's are made: a hundred thousand strings are never there at once.
+pub(super) async fn pod_sandbox_metrics(rpc: &RuntimeRpc) -> Vec<Bytes> {
     let pods = rpc.pods.list();
     let read = rpc.pods.metrics(pods.clone()).await;
     let by_id: HashMap<_, _> = pods.iter().map(|view| (&view.pod.id, view)).collect();
-    let told = |pod: &PodMetrics| Some(metrics::pod(by_id.get(&pod.pod)?, pod, &read));
+    let told = |pod: &PodMetrics| Some(encoded(&metrics::pod(by_id.get(&pod.pod)?, pod, &read)));
     read.pods.iter().filter_map(told).collect()
 }
