@@ -3,7 +3,7 @@
 //! Start reading at [`serve`] and at `runtime`, where each RPC is one line. `convert` is pure; `layer` is
 //! what every request passes; `authority` lets old clients in; `deadline` keeps their time; `streaming` is
 //! exec, attach and port-forward over HTTP. This crate must never know how a pod, an image or a network is made: handlers make one call
-//! each and keep no state but tokens.
+//! each and keep no state but tokens, and the bytes of what did not change since they last told it.
 
 mod authority;
 mod convert;
