@@ -61,17 +61,15 @@ bench: setup tools build ## Measure beside containerd with the same parts (root)
 	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
 
 bench-lists: setup tools build ## Measure lists of 1,000 and 10,000 containers (root, five minutes); WRITE=docs/performance.md keeps the table
-	@e2e/tools/build.sh runc containerd
 	@$(CARGO) build -q --release -p e2e --bin lists
 	@$(TARGET)/release/lists $(if $(WRITE),--write $(WRITE))
 
 bench-polling: setup tools build ## Measure a kubelet's polling beside containerd (root, ten minutes); WRITE=docs/performance.md keeps the tables
-	@e2e/tools/build.sh runc containerd
 	@$(CARGO) build -q --release -p e2e --bin polling
 	@$(TARGET)/release/polling $(if $(WRITE),--write $(WRITE))
 
 bench-k8s: setup tools build ## Measure pods under a kubelet beside containerd (root, Go, ten minutes); WRITE=docs/performance.md keeps the table
-	@e2e/tools/build.sh cluster runc containerd
+	@e2e/tools/build.sh cluster
 	@$(CARGO) build -q --release -p e2e --bin bench-k8s
 	@$(TARGET)/release/bench-k8s $(if $(WRITE),--write $(WRITE))
 
@@ -86,8 +84,8 @@ install: build ## Install into $(PREFIX)/bin (PREFIX=…, DESTDIR=…)
 	install -D -m 755 $(TARGET)/release/gantline $(DESTDIR)$(PREFIX)/bin/gantline
 	install -D -m 755 $(TARGET)/shim/gantline-shim $(DESTDIR)$(PREFIX)/bin/gantline-shim
 
-tools: setup ## Build crictl, critest and runc of the pinned versions (Go), fetch CRIU
-	@e2e/tools/build.sh crictl critest runc criu
+tools: setup ## Build crictl, critest, runc and containerd of the pinned versions (Go), fetch CRIU
+	@e2e/tools/build.sh crictl critest runc containerd criu
 
 setup:
 	@e2e/setup.sh

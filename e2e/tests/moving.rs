@@ -9,7 +9,7 @@ use std::path::Path;
 use e2e::command::{Said, command, run};
 use e2e::node::{Launch, Node};
 use e2e::peer;
-use e2e::programs::{Programs, target_dir, tool};
+use e2e::programs::{Programs, tool};
 use serde_json::Value;
 
 fn gantline(args: &[&str]) -> Said {
@@ -145,13 +145,6 @@ fn what_is_written_is_accepted_and_nothing_is_overwritten() {
 /// same registry, in the same network.
 #[test]
 fn a_node_moves_from_containerd() {
-    if ["containerd", "containerd-shim-runc-v2", "runc"]
-        .iter()
-        .any(|tool| !target_dir().join("tools").join(tool).exists())
-    {
-        eprintln!("skipped: containerd is not built (e2e/tools/build.sh containerd runc)");
-        return;
-    }
     let mut node = peer::containerd(&tool("runc"));
     let serves = |node: &Node, name: &str| {
         node.pull(&node.busybox());
@@ -212,13 +205,7 @@ fn a_node_moves_from_containerd() {
 /// containerd itself says what its keys are: each of its newest release is told of, by its line.
 #[test]
 fn every_key_of_containerds_own_default_is_told_of() {
-    let containerd = target_dir().join("tools/containerd");
-    if !containerd.exists() {
-        // Built for the benchmark alone (e2e/tools/build.sh containerd). The units hold lists of the keys.
-        eprintln!("skipped: {} is not built", containerd.display());
-        return;
-    }
-    let default = run(command(containerd).args(["config", "default"])).ok();
+    let default = run(command(tool("containerd")).args(["config", "default"])).ok();
     let node = node_with(&default);
     let report =
         json(&gantline(&["migrate", "containerd", "--from", node.path().to_str().unwrap(), "-o", "json"]));

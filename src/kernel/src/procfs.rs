@@ -1,7 +1,13 @@
 //! What /proc tells of processes' open files and memory, and of the node's. A process that is gone is a `None`.
 
 use std::fs;
+use std::mem::MaybeUninit;
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, RawDir};
+
+/// Room for names of open files, bytes: those of most processes are read at once.
+const NAMES_BYTES: usize = 2048;
 
 /// The open files of one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,27 +21,38 @@ pub struct OpenFiles {
 /// Counts a process's open files (proc_pid_fd(5)). Sockets are told from the rest by a look at each file: with more
 /// than `look_at_most` they are not counted.
 pub fn open_files(pid: u32, look_at_most: u64) -> Option<OpenFiles> {
-    let directory = format!("/proc/{pid}/fd");
+    // Everything is asked of the open directory: a path through /proc/PID checks its way at each step.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty()).ok()?;
     // Since 6.2 the directory's size is their number, for one call.
-    let known = fs::metadata(&directory).ok()?.len();
+    let known = u64::try_from(rustix::fs::fstat(&directory).ok()?.st_size).unwrap_or_default();
     if known > look_at_most {
         return Some(OpenFiles { count: known, sockets: None });
     }
     let mut files = OpenFiles { count: 0, sockets: Some(0) };
-    for entry in fs::read_dir(&directory).ok()?.flatten() {
+    let mut names = [MaybeUninit::uninit(); NAMES_BYTES];
+    let mut names = RawDir::new(&directory, &mut names);
+    while let Some(Ok(name)) = names.next() {
+        let name = name.file_name();
+        if name.to_bytes().starts_with(b".") {
+            continue;
+        }
         files.count += 1;
         if files.count > look_at_most {
             files.sockets = None;
         }
         if let Some(sockets) = &mut files.sockets {
-            let target = fs::read_link(entry.path()).unwrap_or_default();
-            *sockets += u64::from(target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+            let mut target = [0; b"socket:".len()];
+            // A longer target is cut: its beginning is all that is asked.
+            let length = rustix::fs::readlinkat_raw(&directory, name, &mut target).unwrap_or_default();
+            *sockets += u64::from(&target[..length] == b"socket:");
         }
     }
     Some(files)
 }
 
-/// A process's soft limit on open files (proc_pid_limits(5)); `None` also where it has none.
+/// A process's soft limit on open files (proc_pid_limits(5)); `None` also where it has none. Not by prlimit(2),
+/// which wants CAP_SYS_RESOURCE where the process is another user's.
 pub fn open_files_max(pid: u32) -> Option<u64> {
     soft_limit(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?, "Max open files")
 }

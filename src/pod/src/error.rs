@@ -178,6 +178,9 @@ pub enum PodError {
     /// The store did not take or give a record.
     #[error("the pod store")]
     Store(#[source] Cause),
+    /// A fault of ours stopped the reading of what pods use. No list is told then: an empty one would be believed.
+    #[error("read what pods use")]
+    Statistics(#[source] Cause),
     /// What cannot be written to disk or go on from there, on this node or at all.
     #[error("{attempt}: {why}")]
     NoCheckpoint {
@@ -244,9 +247,10 @@ impl Classify for PodError {
             Self::PodExists { .. } | Self::ContainerExists { .. } => ErrorKind::Exists,
             Self::PodState { .. } | Self::ContainerState { .. } => ErrorKind::WrongState,
             Self::ImageVolume { .. } => ErrorKind::Token(CriToken::ImageVolumeMountFailed),
-            Self::PodStep { source, .. } | Self::ContainerStep { source, .. } | Self::Store(source) => {
-                source.kind
-            }
+            Self::PodStep { source, .. }
+            | Self::ContainerStep { source, .. }
+            | Self::Store(source)
+            | Self::Statistics(source) => source.kind,
             Self::AndUndo { first, .. } => first.kind(),
             Self::Stopping => ErrorKind::NotReady,
             Self::NoCheckpoint { .. } => ErrorKind::WrongState,

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use crate::Pods;
 use crate::cgroups;
 use crate::driver::{Handle, Host};
+use crate::error::{Cause, PodError};
 use crate::meter::{Measured, SAMPLE_PERIOD};
 use crate::state::{ContainerInView, ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::stats::{
@@ -34,13 +35,22 @@ const SPREAD_ITEMS_MIN: usize = 8;
 
 impl Pods {
     /// What these containers use now, in their order.
-    pub async fn container_stats(&self, containers: Vec<ContainerInView>) -> Vec<ContainerStats> {
+    ///
+    /// # Errors
+    /// [`PodError::Statistics`], for all three of these: what one group does not tell is absent from its entry.
+    pub async fn container_stats(
+        &self,
+        containers: Vec<ContainerInView>,
+    ) -> Result<Vec<ContainerStats>, PodError> {
         // Files of cgroups are read, which blocks.
         self.blocking(move |host| containers.iter().map(|status| container(host, status)).collect()).await
     }
 
     /// What these pods and their containers use now, in their order.
-    pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
+    ///
+    /// # Errors
+    /// As [`Self::container_stats`].
+    pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Result<Vec<PodStats>, PodError> {
         self.blocking(move |host| {
             let networks = networks(&pods);
             pods.iter().zip(networks).map(|(view, network)| pod(host, view, network)).collect()
@@ -50,17 +60,21 @@ impl Pods {
 
     /// Everything that is counted of these pods and of those of their containers that run. Pods that are not ready
     /// have no metrics: their cgroup may be a newer sandbox's by now.
-    pub async fn metrics(&self, mut pods: Vec<Arc<PodView>>) -> Metrics {
+    ///
+    /// # Errors
+    /// As [`Self::container_stats`].
+    pub async fn metrics(&self, mut pods: Vec<Arc<PodView>>) -> Result<Metrics, PodError> {
         pods.retain(|view| view.pod.phase == PodPhase::Ready);
         self.blocking(move |host| metrics(host, &pods)).await
     }
 
-    async fn blocking<T: Default + Send + 'static>(
+    async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Host) -> T + Send + 'static,
-    ) -> T {
+    ) -> Result<T, PodError> {
         let host = Arc::clone(&self.host);
-        tokio::task::spawn_blocking(move || read(&host)).await.unwrap_or_default()
+        let read = tokio::task::spawn_blocking(move || read(&host)).await;
+        read.map_err(|broken| PodError::Statistics(Cause::host(broken)))
     }
 }
 

@@ -126,7 +126,10 @@ async fn answer(request: Request<Incoming>, shown: &Arc<Shown>, door: Door) -> R
         },
         (&Method::GET, "/status", Door::Admin) => json(&status::tell(shown)),
         (&Method::GET, "/top", Door::Admin) => match shown.node.get() {
-            Some(node) => json(&top::tell(&node.pods).await),
+            Some(node) => match top::tell(&node.pods).await {
+                Ok(told) => json(&told),
+                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", model::chain(&error))),
+            },
             None => starting(),
         },
         (&Method::GET, "/debug/state", Door::Admin) => match shown.node.get() {

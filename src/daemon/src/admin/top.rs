@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kernel::procfs;
 use pod::stats::PodStats;
-use pod::{PodView, Pods};
+use pod::{PodError, PodView, Pods};
 use serde::{Deserialize, Serialize};
 
 use super::status::runs;
@@ -64,19 +64,22 @@ pub(crate) struct PodUse {
 }
 
 /// Reads it all. The files of cgroups are read on the calling runtime's blocking threads.
-pub(super) async fn tell(pods: &Pods) -> Top {
+///
+/// # Errors
+/// As [`Pods::pod_stats`].
+pub(super) async fn tell(pods: &Pods) -> Result<Top, PodError> {
     let views = pods.list();
-    let stats = pods.pod_stats(views.clone()).await;
+    let stats = pods.pod_stats(views.clone()).await?;
     let now = kernel::clock::now();
     let (memory_bytes, memory_available_bytes) = procfs::node_memory().unwrap_or_default();
-    Top {
+    Ok(Top {
         at: model::time::rfc3339_text(now),
         at_ns: now,
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_bytes,
         memory_available_bytes,
         pods: views.iter().zip(&stats).map(|(view, stats)| pod_use(view, stats, now)).collect(),
-    }
+    })
 }
 
 fn pod_use(view: &Arc<PodView>, stats: &PodStats, now: i64) -> PodUse {

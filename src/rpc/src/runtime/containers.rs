@@ -114,7 +114,9 @@ fn listed(
     rpc: &RuntimeRpc,
     filter: Option<v1::ContainerFilter>,
 ) -> Result<impl Iterator<Item = Bytes> + use<>, Status> {
-    let containers = filter::containers(filter, rpc.pods.list_containers())?;
+    let containers = rpc.pods.list_containers();
+    rpc.memo.trim(containers.len());
+    let containers = filter::containers(filter, containers)?;
     let memo = Arc::clone(&rpc.memo);
     Ok(containers.into_iter().map(move |container| memo.container(&container)))
 }

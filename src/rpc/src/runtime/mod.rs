@@ -294,7 +294,7 @@ impl RuntimeService for RuntimeRpc {
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<List>, Status> {
-        let metrics = stats::pod_sandbox_metrics(self).await;
+        let metrics = stats::pod_sandbox_metrics(self).await?;
         whole(metrics.into_iter(), "StreamPodSandboxMetrics").map(Response::new)
     }
 
@@ -304,7 +304,7 @@ impl RuntimeService for RuntimeRpc {
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
-        let metrics = stats::pod_sandbox_metrics(self).await;
+        let metrics = stats::pod_sandbox_metrics(self).await?;
         Ok(Response::new(chunks(metrics.into_iter())))
     }
 

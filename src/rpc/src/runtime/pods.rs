@@ -67,7 +67,9 @@ fn listed(
     rpc: &RuntimeRpc,
     filter: Option<v1::PodSandboxFilter>,
 ) -> Result<impl Iterator<Item = Bytes> + use<>, Status> {
-    let pods = filter::pods(filter, rpc.pods.list())?;
+    let pods = rpc.pods.list();
+    rpc.memo.trim(pods.len());
+    let pods = filter::pods(filter, pods)?;
     let memo = Arc::clone(&rpc.memo);
     Ok(pods.into_iter().map(move |view| memo.pod(&view)))
 }

@@ -22,7 +22,7 @@ pub(super) async fn container_stats(
 ) -> Result<v1::ContainerStatsResponse, Status> {
     let id = container_id(rpc, request.container_id)?;
     let container = rpc.pods.container(&id).map_err(status)?;
-    let read = rpc.pods.container_stats(vec![container.clone()]).await.pop();
+    let read = rpc.pods.container_stats(vec![container.clone()]).await.map_err(status)?.pop();
     let stats = read.map(|read| stats::container(&container, &read));
     Ok(v1::ContainerStatsResponse { stats })
 }
@@ -45,7 +45,7 @@ pub(super) async fn stream_container_stats(
 async fn running(rpc: &RuntimeRpc, filter: Option<v1::ContainerStatsFilter>) -> Result<Vec<Bytes>, Status> {
     let mut containers = filter::container_stats(filter, rpc.pods.list_containers())?;
     containers.retain(|container| matches!(container.phase, ContainerPhase::Running { .. }));
-    let read = rpc.pods.container_stats(containers.clone()).await;
+    let read = rpc.pods.container_stats(containers.clone()).await.map_err(status)?;
     let read = containers.iter().zip(&read);
     // One that ended between the list and the look at it does not run any more.
     let running = read.filter(|(_, read)| read.usage.is_some());
@@ -58,7 +58,7 @@ pub(super) async fn pod_sandbox_stats(
 ) -> Result<v1::PodSandboxStatsResponse, Status> {
     let id = pod_id(rpc, request.pod_sandbox_id)?;
     let view = rpc.pods.pod(&id).map_err(status)?;
-    let stats = of_pods(rpc, vec![view]).await.pop();
+    let stats = of_pods(rpc, vec![view]).await?.pop();
     Ok(v1::PodSandboxStatsResponse { stats })
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn list_pod_sandbox_stats(
     request: v1::ListPodSandboxStatsRequest,
 ) -> Result<List, Status> {
     let pods = filter::pod_stats(request.filter, rpc.pods.list())?;
-    whole(of_pods(rpc, pods).await.iter().map(encoded), "StreamPodSandboxStats")
+    whole(of_pods(rpc, pods).await?.iter().map(encoded), "StreamPodSandboxStats")
 }
 
 pub(super) async fn stream_pod_sandbox_stats(
@@ -75,21 +75,26 @@ pub(super) async fn stream_pod_sandbox_stats(
     request: v1::StreamPodSandboxStatsRequest,
 ) -> Result<Chunks, Status> {
     let pods = filter::pod_stats(request.filter, rpc.pods.list())?;
-    Ok(chunks(of_pods(rpc, pods).await.into_iter().map(|stats| encoded(&stats))))
+    Ok(chunks(of_pods(rpc, pods).await?.into_iter().map(|stats| encoded(&stats))))
 }
 
-async fn of_pods(rpc: &RuntimeRpc, pods: Vec<Arc<PodView>>) -> Vec<v1::PodSandboxStats> {
-    let read = rpc.pods.pod_stats(pods.clone()).await;
-    pods.iter().zip(&read).map(|(view, read)| stats::pod(view, read)).collect()
+async fn of_pods(rpc: &RuntimeRpc, pods: Vec<Arc<PodView>>) -> Result<Vec<v1::PodSandboxStats>, Status> {
+    let read = rpc.pods.pod_stats(pods.clone()).await.map_err(status)?;
+    Ok(pods.iter().zip(&read).map(|(view, read)| stats::pod(view, read)).collect())
 }
 
 /// The metrics of every pod that is ready. Nobody is told to wait for another: there is no rate limit.
 ///
 /// Each pod's are encoded before the next one's are made: a hundred thousand strings are never there at once.
-pub(super) async fn pod_sandbox_metrics(rpc: &RuntimeRpc) -> Vec<Bytes> {
+pub(super) async fn pod_sandbox_metrics(rpc: &RuntimeRpc) -> Result<Vec<Bytes>, Status> {
     let pods = rpc.pods.list();
-    let read = rpc.pods.metrics(pods.clone()).await;
-    let by_id: HashMap<_, _> = pods.iter().map(|view| (&view.pod.id, view)).collect();
-    let told = |pod: &PodMetrics| Some(encoded(&metrics::pod(by_id.get(&pod.pod)?, pod, &read)));
-    read.pods.iter().filter_map(told).collect()
+    let read = rpc.pods.metrics(pods.clone()).await.map_err(status)?;
+    let encode = move || {
+        let by_id: HashMap<_, _> = pods.iter().map(|view| (&view.pod.id, view)).collect();
+        let told = |pod: &PodMetrics| Some(encoded(&metrics::pod(by_id.get(&pod.pod)?, pod, &read)));
+        read.pods.iter().filter_map(told).collect()
+    };
+    // Milliseconds of work: other requests shall not wait behind it.
+    let encoded = tokio::task::spawn_blocking(encode).await;
+    encoded.map_err(|broken| Status::internal(format!("encode metrics: {broken}")))
 }
