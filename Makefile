@@ -56,7 +56,6 @@ vm-kubeadm: setup build ## Make a cluster with kubeadm, in an emulated machine w
 	@e2e/vm/kubeadm.sh
 
 bench: setup tools build ## Measure beside containerd with the same parts (root); WRITE=docs/performance.md keeps the table
-	@e2e/tools/build.sh containerd
 	@$(CARGO) build -q --release -p e2e --bin bench
 	@$(TARGET)/release/bench $(if $(WRITE),--write $(WRITE))
 
@@ -139,4 +138,5 @@ e2e: build-dev tools host-before
 k8s: build-dev host-before
 	@e2e/tools/build.sh cluster helm runc
 	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test k8s
+	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test cluster
 	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --test zz_nothing_left

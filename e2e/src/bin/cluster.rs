@@ -16,9 +16,16 @@ use e2e::command::command;
 use e2e::programs::{target_dir, tool};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The one who holds the cluster, by pid, while there is one; its complaints are beside.
-const HOLDER: &str = "/var/tmp/gantline-cluster.pid";
-const LOG: &str = "/var/tmp/gantline-cluster.log";
+/// The one who holds the cluster, by pid, while there is one.
+const HOLDER: &str = "gantline-cluster.pid";
+/// Its complaints.
+const LOG: &str = "gantline-cluster.log";
+
+/// Where those two are: a test names a directory of its own, and leaves a person's cluster alone.
+fn place(file: &str) -> PathBuf {
+    let dir = std::env::var_os("GANTLINE_CLUSTER_DIR").unwrap_or_else(|| "/var/tmp".into());
+    Path::new(&dir).join(file)
+}
 
 /// All of a cluster is gone within this time.
 const DOWN: Duration = Duration::from_secs(120);
@@ -57,7 +64,7 @@ fn up() -> e2e::Result<()> {
         )
         .into());
     }
-    let log = File::create(LOG)?;
+    let log = File::create(place(LOG))?;
     let mut held = command("setsid")
         .arg(std::env::current_exe()?)
         .arg("hold")
@@ -75,7 +82,9 @@ fn up() -> e2e::Result<()> {
     }
     let Some(kubeconfig) = kubeconfig else {
         held.wait()?;
-        return Err(format!("it did not come up:\n{}", fs::read_to_string(LOG).unwrap_or_default()).into());
+        return Err(
+            format!("it did not come up:\n{}", fs::read_to_string(place(LOG)).unwrap_or_default()).into()
+        );
     };
     let tools = fs::canonicalize(tool("kubectl"))?;
     println!("\nA cluster of one node is up. In a shell:\n");
@@ -89,7 +98,7 @@ fn up() -> e2e::Result<()> {
 }
 
 fn hold() -> e2e::Result<()> {
-    fs::write(HOLDER, std::process::id().to_string())?;
+    fs::write(place(HOLDER), std::process::id().to_string())?;
     let start = Instant::now();
     let tell = |line: &str| {
         // Who started us may be gone: the cluster comes up all the same.
@@ -104,7 +113,7 @@ fn hold() -> e2e::Result<()> {
         Ok(())
     });
     drop(cluster);
-    let _ = fs::remove_file(HOLDER);
+    let _ = fs::remove_file(place(HOLDER));
     ended
 }
 
@@ -122,7 +131,7 @@ fn down() -> e2e::Result<()> {
     // Making a machine sweeps what the dead left of theirs: a holder may have died before its end.
     drop(Machine::boot());
     for file in [HOLDER, LOG] {
-        if let Err(error) = fs::remove_file(file)
+        if let Err(error) = fs::remove_file(place(file))
             && error.kind() != std::io::ErrorKind::NotFound
         {
             return Err(error.into());
@@ -134,7 +143,7 @@ fn down() -> e2e::Result<()> {
 
 /// The holder, until the kernel is done with it: a dying one has still its files, and so the machine's lock.
 fn holder() -> Option<Pid> {
-    let text = fs::read_to_string(HOLDER).ok()?;
+    let text = fs::read_to_string(place(HOLDER)).ok()?;
     let of = |file: &str| fs::read_to_string(format!("/proc/{text}/{file}"));
     let stat = of("stat").ok()?;
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
