@@ -12,7 +12,7 @@ use api::v1::{
     RemovePodSandboxRequest,
 };
 use e2e::cri::{Cri, runtime};
-use e2e::{Node, bench, patient};
+use e2e::{Node, bench, eventually, patient};
 use prost::Message as _;
 use prost::bytes::Buf as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -132,65 +132,120 @@ async fn read<T>(mut stream: Raw, wanted: &AtomicUsize, keep: fn(&[u8]) -> T) ->
     heard
 }
 
-/// Makes a pod with a container, ends both, and says how long the slowest call took and how many events that was.
-fn live_and_go(node: &Node, name: &str) -> (Duration, usize) {
-    let mut slowest = Duration::ZERO;
-    let mut timed = |work: &mut dyn FnMut()| {
+/// How long each call took, by its name.
+type Times = BTreeMap<&'static str, Vec<Duration>>;
+
+/// How many events the life of [`live_and_go`] is.
+const EVENTS_OF_A_LIFE: usize = 8 + 2 * 20;
+
+/// Makes a pod with a container, ends both, and adds how long each call took.
+fn live_and_go(node: &Node, name: &str, times: &Mutex<Times>) {
+    fn timed<T>(times: &Mutex<Times>, call: &'static str, work: impl FnOnce() -> T) -> T {
         let began = Instant::now();
-        work();
-        slowest = slowest.max(began.elapsed());
-    };
-    let (mut pod, mut container) = (None, None);
-    timed(&mut || pod = Some(node.pod(name).run()));
-    let pod = pod.unwrap();
-    timed(&mut || container = Some(pod.container("c").idle().create()));
-    let container = container.unwrap();
-    timed(&mut || container.try_start().unwrap());
-    timed(&mut || container.stop(0));
-    timed(&mut || container.remove());
+        let value = work();
+        let took = began.elapsed();
+        times.lock().unwrap().entry(call).or_default().push(took);
+        value
+    }
+    let pod = timed(times, "run a pod", || node.pod(name).run());
+    let container = timed(times, "create", || pod.container("c").idle().create());
+    timed(times, "start", || container.try_start().unwrap());
+    timed(times, "stop", || container.stop(0));
+    timed(times, "remove", || container.remove());
     // Containers that never run are quick to make and to remove: they fill the rings.
     for number in 0..20 {
-        let mut more = None;
-        timed(&mut || more = Some(pod.container(&format!("more-{number}")).idle().create()));
-        timed(&mut || more.as_ref().unwrap().remove());
+        let more = timed(times, "create", || pod.container(&format!("more-{number}")).idle().create());
+        timed(times, "remove", || more.remove());
     }
-    timed(&mut || pod.stop());
-    timed(&mut || pod.remove());
-    (slowest, 8 + 2 * 20)
+    timed(times, "stop a pod", || pod.stop());
+    timed(times, "remove a pod", || pod.remove());
+}
+
+/// Lives on four threads until there were so many events; how many pods that was, and the times of all calls.
+fn full_speed(node: &Node, name: &str, events: usize) -> (usize, Times) {
+    let (serial, times) = (AtomicUsize::new(0), Mutex::new(Times::new()));
+    let pods = events.div_ceil(EVENTS_OF_A_LIFE);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let number = serial.fetch_add(1, Ordering::Relaxed);
+                    if number >= pods {
+                        break;
+                    }
+                    live_and_go(node, &format!("{name}-{number}"), &times);
+                }
+            });
+        }
+    });
+    (pods, times.into_inner().unwrap())
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    sorted[sorted.len() / 2]
+}
+
+/// The median of each call has grown by no more than this factor. A call that waits for a deaf reader waits for ever.
+#[track_caller]
+fn within(alone: &Times, now: &Times, factor: u32) {
+    for (call, times) in now {
+        let (before, after) = (median(&alone[call]), median(times));
+        println!("{call}: {before:?} alone, {after:?} now");
+        let most = before * factor + Duration::from_millis(50);
+        assert!(after <= most, "{call} took {before:?} while nobody listened, and {after:?} now");
+    }
+}
+
+/// A number of the service's metrics.
+#[track_caller]
+fn told_of(node: &Node, metric: &str) -> u64 {
+    let address = ([127, 0, 0, 1], 9180).into();
+    let answer = node.machine.on_its_network(|| e2e::http::request(address, "GET", "/metrics", "", b""));
+    let text = String::from_utf8(answer.expect("scrape").body).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {metric} in {text}")).parse().unwrap()
 }
 
 #[test]
 fn a_thousand_subscribers_of_which_half_are_deaf_hold_up_nobody() {
-    let node = Node::start();
+    let metrics = "[metrics]\naddress = \"127.0.0.1:9180\"\n";
+    let node = Node::builder().with(|config, _| config.more.push_str(metrics)).start();
     node.pull(&node.busybox());
+    let before_mib = bench::pss_mib(node.service_pid().unwrap());
     let socket = node.machine.path(&node.config.socket);
-    let deaf: Vec<Raw> = (0..DEAF).map(|_| subscribe_raw(&Cri::with_small_windows(socket.clone()))).collect();
+    let deafen = || -> Vec<Raw> {
+        (0..DEAF).map(|_| subscribe_raw(&Cri::with_small_windows(socket.clone()))).collect()
+    };
+    // What the machine can do today, and the same when all who listen are deaf: they cost their windows, and no time.
+    let (_, alone) = full_speed(&node, "alone", EVENTS_WANTED / 2);
+    let deaf = deafen();
+    let (_, ignored) = full_speed(&node, "ignored", EVENTS_WANTED / 2);
+    within(&alone, &ignored, 5);
+    drop(deaf);
+    eventually("those who hang up are forgotten", Duration::from_secs(20), || {
+        match told_of(&node, "gantline_event_subscribers") {
+            0 => Ok(()),
+            left => Err(format!("{left} are left")),
+        }
+    });
+    let overflows = || told_of(&node, "gantline_event_overflows_total");
+    let overflows_before = overflows();
+
+    let deaf = deafen();
     let connections = (0..READERS / PER_CONNECTION).map(|_| Cri::new(socket.clone()));
     let readers: Vec<Raw> =
         connections.flat_map(|cri| (0..PER_CONNECTION).map(move |_| subscribe_raw(&cri))).collect();
     let witness = subscribe_raw(node.cri());
-    let before_mib = bench::pss_mib(node.service_pid().unwrap());
 
     let wanted: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(usize::MAX)));
     let readers: Vec<_> =
         readers.into_iter().map(|stream| runtime().spawn(read(stream, wanted, hash))).collect();
     let witness = runtime().spawn(read(witness, wanted, <[u8]>::to_vec));
-    let (made, serial, slowest) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while made.load(Ordering::Relaxed) < EVENTS_WANTED {
-                    let number = serial.fetch_add(1, Ordering::Relaxed);
-                    let (took, events) = live_and_go(&node, &format!("full-speed-{number}"));
-                    made.fetch_add(events, Ordering::Relaxed);
-                    let mut slowest = slowest.lock().unwrap();
-                    *slowest = took.max(*slowest);
-                }
-            });
-        }
-    });
+    let (pods, listened_to) = full_speed(&node, "listened-to", EVENTS_WANTED);
     let after_mib = bench::pss_mib(node.service_pid().unwrap());
-    wanted.store(made.load(Ordering::Relaxed), Ordering::Relaxed);
+    wanted.store(pods * EVENTS_OF_A_LIFE, Ordering::Relaxed);
 
     let sequence = runtime().block_on(witness).unwrap();
     let hashes: Vec<u64> = sequence.iter().map(|message| hash(message)).collect();
@@ -207,7 +262,6 @@ fn a_thousand_subscribers_of_which_half_are_deaf_hold_up_nobody() {
     let never_run = [Created, Deleted].map(i32::from);
     let lives = of_each.values().filter(|kinds| **kinds == whole).count();
     let rest = of_each.values().filter(|kinds| **kinds == never_run).count();
-    let pods = serial.load(Ordering::Relaxed);
     assert_eq!((lives, rest, of_each.len()), (2 * pods, 20 * pods, 22 * pods));
 
     // The deaf ones had their windows' worth, and lost their places.
@@ -226,9 +280,10 @@ fn a_thousand_subscribers_of_which_half_are_deaf_hold_up_nobody() {
         assert!(over.message().contains("list again"), "{over}");
         assert_eq!(heard, hashes[..heard.len()], "what it had is the beginning");
     }
-    let slowest = *slowest.lock().unwrap();
-    println!("{pods} pods, slowest call {slowest:?}, {before_mib:.0} to {after_mib:.0} MiB");
-    assert!(slowest < patient(Duration::from_secs(20)), "a call took {slowest:?}");
+    assert_eq!(overflows() - overflows_before, DEAF as u64, "each that was closed is counted, and no reader");
+    println!("{pods} pods, {before_mib:.0} to {after_mib:.0} MiB");
+    // Each event is written and read 500 times, by two processes that share the processors with the calls.
+    within(&alone, &listened_to, 25);
     // 1,024 events of a few KiB, and a window for each subscriber.
     let grown = after_mib - before_mib;
     assert!(grown < 96.0, "the service has grown by {grown:.0} MiB from {before_mib:.0} MiB");

@@ -4,181 +4,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use api::v1;
 use e2e::{Container, Node, Pod, eventually};
 
+#[path = "stats/counted.rs"]
+mod counted;
+
+use counted::{counted, group, v2};
+
 const MIB: i64 = 1 << 20;
 const SECOND: u64 = 1_000_000_000;
-
-/// A counter in a cgroup file, and where our RPCs tell it.
-struct Counted {
-    controller: &'static str,
-    file: &'static str,
-    /// The line's first word; empty: the file is a number.
-    key: &'static str,
-    /// What one of the file is in the RPC's unit.
-    scale: u64,
-    stat: Option<fn(&v1::ContainerStats) -> Option<v1::UInt64Value>>,
-    /// The metric, its own labels, and what one of it is in the RPC's unit.
-    metric: Option<(&'static str, &'static [&'static str], u64)>,
-}
-
-const fn row(controller: &'static str, file: &'static str, key: &'static str) -> Counted {
-    Counted { controller, file, key, scale: 1, stat: None, metric: None }
-}
-
-impl Counted {
-    const fn scale(mut self, scale: u64) -> Self {
-        self.scale = scale;
-        self
-    }
-
-    const fn stat(mut self, stat: fn(&v1::ContainerStats) -> Option<v1::UInt64Value>) -> Self {
-        self.stat = Some(stat);
-        self
-    }
-
-    const fn metric(mut self, name: &'static str, own: &'static [&'static str]) -> Self {
-        self.metric = Some((name, own, 1));
-        self
-    }
-
-    const fn seconds(mut self, name: &'static str, own: &'static [&'static str]) -> Self {
-        self.metric = Some((name, own, SECOND));
-        self
-    }
-
-    /// What the kernel says now.
-    fn read(&self, pid: u32) -> u64 {
-        let text = fs::read_to_string(group(pid, self.controller).join(self.file)).unwrap();
-        let number = match self.key {
-            "" => text.trim().to_owned(),
-            key => {
-                let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-                line.unwrap_or("0").to_owned()
-            }
-        };
-        number.parse::<u64>().unwrap() * self.scale
-    }
-}
-
-fn cpu(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
-    stats.cpu.as_ref()?.usage_core_nano_seconds
-}
-
-fn memory(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
-    stats.memory.as_ref()?.usage_bytes
-}
-
-fn rss(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
-    stats.memory.as_ref()?.rss_bytes
-}
-
-fn faults(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
-    stats.memory.as_ref()?.page_faults
-}
-
-fn major_faults(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
-    stats.memory.as_ref()?.major_page_faults
-}
-
-fn counted() -> Vec<Counted> {
-    if v2() {
-        let stat = |key| row("memory", "memory.stat", key);
-        return vec![
-            row("cpu", "cpu.stat", "usage_usec")
-                .scale(1000)
-                .stat(cpu)
-                .seconds("container_cpu_usage_seconds_total", &["total"]),
-            row("cpu", "cpu.stat", "user_usec").scale(1000).seconds("container_cpu_user_seconds_total", &[]),
-            row("cpu", "cpu.stat", "system_usec")
-                .scale(1000)
-                .seconds("container_cpu_system_seconds_total", &[]),
-            row("cpu", "cpu.stat", "nr_periods").metric("container_cpu_cfs_periods_total", &[]),
-            row("cpu", "cpu.stat", "nr_throttled").metric("container_cpu_cfs_throttled_periods_total", &[]),
-            row("memory", "memory.current", "").stat(memory).metric("container_memory_usage_bytes", &[]),
-            row("memory", "memory.peak", "").metric("container_memory_max_usage_bytes", &[]),
-            row("memory", "memory.max", "").metric("container_spec_memory_limit_bytes", &[]),
-            row("memory", "memory.events", "max").metric("container_memory_failcnt", &[]),
-            row("memory", "memory.events", "oom_kill").metric("container_oom_events_total", &[]),
-            stat("anon").stat(rss).metric("container_memory_rss", &[]),
-            stat("file").metric("container_memory_cache", &[]),
-            stat("file_mapped").metric("container_memory_mapped_file", &[]),
-            stat("kernel").metric("container_memory_kernel_usage", &[]),
-            stat("active_file").metric("container_memory_total_active_file_bytes", &[]),
-            stat("inactive_file").metric("container_memory_total_inactive_file_bytes", &[]),
-            stat("pgfault").stat(faults).metric("container_memory_failures_total", &["pgfault", "hierarchy"]),
-            stat("pgmajfault")
-                .stat(major_faults)
-                .metric("container_memory_failures_total", &["pgmajfault", "container"]),
-            row("pids", "pids.current", "").metric("container_threads", &[]),
-        ];
-    }
-    let stat = |key| row("memory", "memory.stat", key);
-    vec![
-        row("cpuacct", "cpuacct.usage", "")
-            .stat(cpu)
-            .seconds("container_cpu_usage_seconds_total", &["total"]),
-        // In ticks of 10 ms.
-        row("cpuacct", "cpuacct.stat", "user")
-            .scale(10_000_000)
-            .seconds("container_cpu_user_seconds_total", &[]),
-        row("cpuacct", "cpuacct.stat", "system")
-            .scale(10_000_000)
-            .seconds("container_cpu_system_seconds_total", &[]),
-        row("cpu", "cpu.stat", "nr_periods").metric("container_cpu_cfs_periods_total", &[]),
-        row("cpu", "cpu.stat", "nr_throttled").metric("container_cpu_cfs_throttled_periods_total", &[]),
-        row("cpu", "cpu.stat", "throttled_time").seconds("container_cpu_cfs_throttled_seconds_total", &[]),
-        row("memory", "memory.usage_in_bytes", "").stat(memory).metric("container_memory_usage_bytes", &[]),
-        row("memory", "memory.max_usage_in_bytes", "").metric("container_memory_max_usage_bytes", &[]),
-        row("memory", "memory.limit_in_bytes", "").metric("container_spec_memory_limit_bytes", &[]),
-        row("memory", "memory.failcnt", "").metric("container_memory_failcnt", &[]),
-        row("memory", "memory.oom_control", "oom_kill").metric("container_oom_events_total", &[]),
-        row("memory", "memory.kmem.usage_in_bytes", "").metric("container_memory_kernel_usage", &[]),
-        stat("total_rss").stat(rss).metric("container_memory_rss", &[]),
-        stat("total_cache").metric("container_memory_cache", &[]),
-        stat("total_mapped_file").metric("container_memory_mapped_file", &[]),
-        stat("total_active_file").metric("container_memory_total_active_file_bytes", &[]),
-        stat("total_inactive_file").metric("container_memory_total_inactive_file_bytes", &[]),
-        stat("total_pgfault")
-            .stat(faults)
-            .metric("container_memory_failures_total", &["pgfault", "hierarchy"]),
-        stat("total_pgmajfault")
-            .stat(major_faults)
-            .metric("container_memory_failures_total", &["pgmajfault", "hierarchy"]),
-        stat("pgfault").metric("container_memory_failures_total", &["pgfault", "container"]),
-        row("pids", "pids.current", "").metric("container_threads", &[]),
-    ]
-}
-
-fn v2() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
-
-/// A process's cgroup under a controller, by the kernel's word.
-fn group(pid: u32, controller: &str) -> PathBuf {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let path = |line: &str| {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let ours =
-            if v2() { controllers.is_empty() } else { controllers.split(',').any(|name| name == controller) };
-        ours.then(|| path.trim_start_matches('/').to_owned())
-    };
-    let path = text.lines().find_map(path).unwrap_or_else(|| panic!("no {controller} in {text}"));
-    let root =
-        if v2() { PathBuf::from("/sys/fs/cgroup") } else { Path::new("/sys/fs/cgroup").join(controller) };
-    root.join(path)
-}
 
 /// A pod in a cgroup of its own, as the kubelet asks for it.
 fn pod<'n>(node: &'n Node, name: &str) -> Pod<'n> {
     let builder = node.pod(name);
     let parent = node.machine.cgroup_parent_of(&builder.config.metadata.as_ref().unwrap().uid);
-    builder.with(|config| config.linux.as_mut().unwrap().cgroup_parent = parent).run()
+    let builder = builder.with(|config| {
+        config.linux.as_mut().unwrap().cgroup_parent = parent;
+        config.annotations.insert("e2e/of".into(), format!("pod {name}"));
+    });
+    builder.run()
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_nanos()).unwrap()
 }
 
 fn stats(node: &Node, container: &Container<'_>) -> v1::ContainerStats {
@@ -186,9 +38,13 @@ fn stats(node: &Node, container: &Container<'_>) -> v1::ContainerStats {
     node.cri().container_stats(request).expect("ContainerStats").stats.expect("stats")
 }
 
-fn pod_stats(node: &Node, pod: &Pod<'_>) -> v1::LinuxPodSandboxStats {
+fn whole_pod_stats(node: &Node, pod: &Pod<'_>) -> v1::PodSandboxStats {
     let request = v1::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
-    node.cri().pod_sandbox_stats(request).expect("PodSandboxStats").stats.unwrap().linux.unwrap()
+    node.cri().pod_sandbox_stats(request).expect("PodSandboxStats").stats.unwrap()
+}
+
+fn pod_stats(node: &Node, pod: &Pod<'_>) -> v1::LinuxPodSandboxStats {
+    whole_pod_stats(node, pod).linux.unwrap()
 }
 
 /// The metrics of a pod, by pod or container id, name and own labels.
@@ -251,6 +107,75 @@ fn agree(node: &Node, container: &Container<'_>, pid: u32) {
     between(&metric, &before, &after, &|place| rows[place].metric.map_or(1, |(_, _, unit)| unit));
 }
 
+/// What PodSandboxStats tells of a pod at rest is what was asked for, what its one container has, and what the kernel counts
+/// in the pod's own group.
+#[track_caller]
+fn the_pod_is_what_its_group_says(
+    node: &Node,
+    pod: &Pod<'_>,
+    container: &Container<'_>,
+    asked: &v1::ContainerConfig,
+    pid: u32,
+) {
+    let parent = pod.config.linux.as_ref().unwrap().cgroup_parent.trim_start_matches('/');
+    let of_pod = |controller: &str, file: &str| {
+        let of_container = group(pid, controller);
+        let of_pod = of_container.ancestors().find(|dir| dir.ends_with(parent)).expect("the pod's group");
+        fs::read_to_string(of_pod.join(file)).unwrap()
+    };
+    let number = |controller: &str, file: &str| of_pod(controller, file).trim().parse::<u64>().unwrap();
+    let key = if v2() { "inactive_file " } else { "total_inactive_file " };
+    let kernel = || {
+        let usage = number("memory", if v2() { "memory.current" } else { "memory.usage_in_bytes" });
+        let stat = of_pod("memory", "memory.stat");
+        let inactive: u64 = stat.lines().find_map(|line| line.strip_prefix(key)?.parse().ok()).unwrap();
+        [usage, usage - inactive, number("pids", "pids.current")]
+    };
+    let value = |value: Option<v1::UInt64Value>| value.expect("a number").value;
+    let (before, whole) = eventually("the pod rests", Duration::from_secs(10), || {
+        let before = now();
+        let (expect, whole) = (kernel(), whole_pod_stats(node, pod));
+        let linux = whole.linux.as_ref().unwrap();
+        let (memory, process) = (linux.memory.as_ref().unwrap(), linux.process.as_ref().unwrap());
+        let told = [memory.usage_bytes, memory.working_set_bytes, process.process_count].map(value);
+        if told == expect { Ok((before, whole)) } else { Err(format!("{told:?}, not {expect:?}")) }
+    });
+    let after = now();
+    let linux = whole.linux.unwrap();
+
+    let attributes = whole.attributes.unwrap();
+    let config = &pod.config;
+    assert_eq!((&attributes.id, &attributes.metadata), (&pod.id, &config.metadata));
+    assert_eq!((&attributes.labels, &attributes.annotations), (&config.labels, &config.annotations));
+    assert!(attributes.labels.len() >= 3 && attributes.annotations.len() == 1, "{attributes:?}");
+
+    let [of_container] = &linux.containers[..] else { panic!("one container: {:?}", linux.containers) };
+    let attributes = of_container.attributes.as_ref().unwrap();
+    assert_eq!((&attributes.id, &attributes.metadata), (&container.id, &asked.metadata));
+    assert_eq!((&attributes.labels, &attributes.annotations), (&asked.labels, &asked.annotations));
+    assert!(attributes.labels.len() == 1 && attributes.annotations.len() == 1, "{attributes:?}");
+    assert_eq!(stats(node, container).attributes.as_ref(), Some(attributes), "by its own call");
+
+    let (cpu, io) = (linux.cpu.unwrap(), linux.io.unwrap());
+    let of_its_container = of_container.cpu.as_ref().unwrap();
+    let used = value(of_its_container.usage_core_nano_seconds);
+    let of_pod = value(cpu.usage_core_nano_seconds);
+    assert!(of_pod + SECOND / 100 >= used && used > 0, "the pod's {of_pod} has the container's {used}");
+    let memory = linux.memory.unwrap();
+    assert_eq!([cpu.psi.is_some(), memory.psi.is_some(), io.psi.is_some()], [v2(); 3], "as the kernel does");
+    for (what, at) in [
+        ("cpu", cpu.timestamp),
+        ("memory", memory.timestamp),
+        ("process", linux.process.unwrap().timestamp),
+        ("io", io.timestamp),
+        ("network", linux.network.unwrap().timestamp),
+        ("the container's cpu", of_its_container.timestamp),
+        ("the container's memory", of_container.memory.as_ref().unwrap().timestamp),
+    ] {
+        assert!((before..=after).contains(&at), "{what} is of {at}, asked between {before} and {after}");
+    }
+}
+
 #[test]
 fn stats_and_metrics_are_what_the_kernels_files_say() {
     let node = Node::start();
@@ -271,6 +196,9 @@ fn stats_and_metrics_are_what_the_kernels_files_say() {
         limits.cpu_quota = 50_000;
         limits.cpu_shares = 512;
     });
+    let container =
+        container.with(|config| drop(config.annotations.insert("e2e/of".into(), "container".into())));
+    let asked = container.config.clone();
     let container = container.start();
     let pid = container.pid();
     container.logs("loaded");
@@ -402,12 +330,7 @@ fn stats_and_metrics_are_what_the_kernels_files_say() {
         assert_eq!(value(&told, &pod.id, &name, &["eth0"]), kernel[place], "{name}");
     }
 
-    // The pod has what its container has, and its processes.
-    let pods = pod_stats(&node, &pod);
-    let of_container = stats(&node, &container).cpu.unwrap().usage_core_nano_seconds.unwrap().value;
-    assert!(pods.cpu.unwrap().usage_core_nano_seconds.unwrap().value + SECOND / 100 >= of_container);
-    assert!(pods.process.unwrap().process_count.unwrap().value >= 1);
-    assert_eq!(pods.containers.len(), 1);
+    the_pod_is_what_its_group_says(&node, &pod, &container, &asked, pid);
     pod.remove();
     node.leaves_nothing();
 }
@@ -516,47 +439,5 @@ fn what_is_wrong_with_one_pod_costs_no_other_its_numbers() {
     node.machine.sh(&format!("mount --bind /proc/{}/ns/net {pin}", running.pid()));
     good.remove();
     bad.remove();
-    node.leaves_nothing();
-}
-
-#[test]
-fn a_layer_of_many_files_slows_nobody() {
-    const FILES: u64 = 100_000;
-    let node = Node::start();
-    let pod = node.pod("many").run();
-    let (many, few) = (pod.container("many").idle().start(), pod.container("few").idle().start());
-    let upper = node.config.root.join("containers").join(&many.id).join("upper/many");
-    fs::create_dir(&upper).unwrap();
-    for number in 0..FILES {
-        fs::File::create(upper.join(number.to_string())).unwrap();
-    }
-    few.sh("head -c 1000000 /dev/zero > /file");
-    let inodes = |container: &Container<'_>| {
-        stats(&node, container)
-            .writable_layer
-            .and_then(|layer| layer.inodes_used)
-            .map_or(0, |inodes| inodes.value)
-    };
-    let mut slowest = Duration::ZERO;
-    let deadline = Instant::now() + Duration::from_secs(100);
-    while inodes(&many) < FILES {
-        assert!(Instant::now() < deadline, "the large layer is measured at last");
-        let asked = Instant::now();
-        node.cri().list_pod_sandbox_stats(Default::default()).unwrap();
-        slowest = slowest.max(asked.elapsed());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(slowest < Duration::from_secs(1), "an answer took {slowest:?} while the layer was measured");
-    assert!(
-        stats(&node, &few).writable_layer.unwrap().used_bytes.unwrap().value >= 1_000_000,
-        "the small one too"
-    );
-    // Both are in what ImageFsInfo counts.
-    let filesystems = node.cri().image_fs_info(Default::default()).unwrap();
-    let (images, writable) = (&filesystems.image_filesystems[0], &filesystems.container_filesystems[0]);
-    assert_eq!(images.fs_id, writable.fs_id, "one file system");
-    assert!(writable.inodes_used.unwrap().value > FILES && writable.used_bytes != images.used_bytes);
-    assert!(writable.timestamp > 0);
-    pod.remove();
     node.leaves_nothing();
 }

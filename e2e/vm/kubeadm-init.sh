@@ -25,6 +25,8 @@ ip link add eth0 type dummy
 ip addr add 192.168.77.2/24 dev eth0
 ip link set eth0 up
 ip route add default via 192.168.77.1
+# CoreDNS wants somebody to ask what it does not know, though nobody answers there.
+echo "nameserver 192.168.77.1" >/etc/resolv.conf
 modprobe br_netfilter
 modprobe overlay
 sysctl -q -w net.ipv4.ip_forward=1

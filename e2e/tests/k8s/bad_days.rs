@@ -1,5 +1,6 @@
 //! Bad days of a node: the service killed again and again, kubelet and node restarted, storms of pods.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use e2e::cluster::room::{SOON, container, is_ready, status_of};
@@ -19,7 +20,7 @@ tests![
 ];
 
 /// How often each container of these pods was restarted, and the pods' uids: what must not change.
-fn lives(room: &Room<'_>, labels: &str) -> Vec<(String, String)> {
+pub(crate) fn lives(room: &Room<'_>, labels: &str) -> Vec<(String, String)> {
     let mut lives: Vec<_> = room
         .pods(labels)
         .iter()
@@ -80,9 +81,10 @@ fn gantline_killed_every_two_seconds_under_load(cluster: &Cluster) {
     }
     let told = load.stop();
     told.none_failed();
-    // A slow machine takes longer to start the service and to answer, but not this much.
     let (requests, least) = (told.count as u64, whole.as_secs());
-    assert!(requests > 8 * least && kills * 6 >= least, "{requests} requests, {kills} kills");
+    println!("        {kills} kills in {least} s, {requests} requests");
+    // A slow machine takes longer to start the service and to answer; two thirds of the pace it must hold.
+    assert!(requests > 8 * least && kills * 3 >= least, "{requests} requests, {kills} kills in {least} s");
     assert_eq!(lives(&room, "app=web"), before, "after {kills} kills");
     assert_eq!(control_plane(cluster), control, "after {kills} kills");
     let log = room.kubectl(&["logs", "shell"]).ok();
@@ -152,7 +154,7 @@ fn the_kubelet_restarted(cluster: &Cluster) {
 fn a_storm_of_a_hundred_pods(cluster: &Cluster) {
     let room = cluster.room("storm");
     quiet(cluster, &room);
-    let before = reserved(cluster);
+    let before = settled(cluster);
     let spec = json!({"terminationGracePeriodSeconds": 0, "containers": [container("main", "sleep 10000", json!({}))]});
     let start = Instant::now();
     room.apply(deployment("storm", 100, spec));
@@ -171,11 +173,11 @@ fn a_storm_of_a_hundred_pods(cluster: &Cluster) {
         up.as_secs_f64(),
         (start.elapsed() - up).as_secs_f64()
     );
-    nothing_of(cluster, &room, before);
+    nothing_of(cluster, &room, &before);
 }
 
 /// Waits until pods of other tests are gone: their namespaces are being deleted.
-fn quiet(cluster: &Cluster, room: &Room<'_>) {
+pub(crate) fn quiet(cluster: &Cluster, room: &Room<'_>) {
     eventually("other tests' pods are gone", SOON * 3, || {
         let pods = cluster.api.list("Pod", "", "").map_err(|error| error.to_string())?;
         let other = |pod: &&Value| {
@@ -201,8 +203,55 @@ fn reserved(cluster: &Cluster) -> usize {
     e2e::leftovers::reservations(&cluster.node.config.reservations).len()
 }
 
+/// What pods have on the machine, in words and in order: mounts, cgroups, links, rules, addresses, directories. Not
+/// processes: kubelet and service start some of their own at any time. Shims are compared by their number.
+fn things(cluster: &Cluster) -> Vec<String> {
+    let told = cluster.node.leftovers();
+    let mut things: Vec<String> =
+        told.iter().filter(|thing| !thing.starts_with("process ")).map(|thing| uncounted(thing)).collect();
+    things.sort();
+    things
+}
+
+/// A rule of the packet filter without what it has counted.
+fn uncounted(thing: &str) -> String {
+    let mut before = "";
+    let kept = thing.split(' ').filter(|word| {
+        let number = ["packets", "bytes"].contains(&before);
+        before = word;
+        !number
+    });
+    kept.collect::<Vec<_>>().join(" ")
+}
+
+/// [`things`] once they stay as they are: a kubelet clears up after pods for some seconds when these are gone.
+fn settled(cluster: &Cluster) -> Vec<String> {
+    let mut last = things(cluster);
+    eventually("the machine is at rest", SOON, || {
+        std::thread::sleep(Duration::from_secs(3));
+        let now = things(cluster);
+        let change = beyond(&last, &now);
+        let rests = now == last;
+        last.clone_from(&now);
+        if rests { Ok(now) } else { Err(format!("new: {change:?}")) }
+    })
+}
+
+/// Things there now that were not there before, as often as they were.
+fn beyond(before: &[String], now: &[String]) -> Vec<String> {
+    let mut before = before.to_vec();
+    let is_new = |thing: &&String| match before.iter().position(|one| one == *thing) {
+        Some(at) => {
+            before.swap_remove(at);
+            false
+        }
+        None => true,
+    };
+    now.iter().filter(is_new).cloned().collect()
+}
+
 /// Nothing is left of a room's pods, asked of Gantline and of the kernel.
-fn nothing_of(cluster: &Cluster, room: &Room<'_>, addresses: usize) {
+fn nothing_of(cluster: &Cluster, room: &Room<'_>, before: &[String]) {
     eventually("nothing is left", SOON * 3, || {
         let sandboxes = cluster
             .node
@@ -210,18 +259,13 @@ fn nothing_of(cluster: &Cluster, room: &Room<'_>, addresses: usize) {
             .iter()
             .filter(|pod| pod.metadata.as_ref().is_some_and(|of| of.namespace == room.name))
             .count();
-        let now = reserved(cluster);
-        let netns =
-            e2e::leftovers::entries(&cluster.node.machine.path(&cluster.node.config.netns), &[]).len();
         let shims = cluster.node.processes(|line| line.contains("gantline-shim")).len();
         let all = cluster.node.pods().len();
-        if sandboxes == 0 && now == addresses && shims == all {
-            Ok(())
-        } else {
-            Err(format!(
-                "{sandboxes} sandboxes of it; {now} addresses, {addresses} before; {netns} netns; {shims} shims for {all} sandboxes"
-            ))
+        if sandboxes > 0 || shims != all {
+            return Err(format!("{sandboxes} sandboxes of it; {shims} shims for {all} sandboxes"));
         }
+        let left = beyond(before, &things(cluster));
+        if left.is_empty() { Ok(()) } else { Err(format!("\n  {}", left.join("\n  "))) }
     });
 }
 
@@ -229,7 +273,7 @@ fn the_node_rebooted(cluster: &Cluster) {
     let room = served(cluster, "reboot");
     quiet(cluster, &room);
     let addresses = reserved(cluster);
-    let before = room.pods("app=web").len();
+    let (before, had) = (room.pods("app=web").len(), settled(cluster));
     cluster.reboot();
     cluster.wait_until_whole();
     eventually("every pod is back", SOON * 3, || {
@@ -248,4 +292,31 @@ fn the_node_rebooted(cluster: &Cluster) {
         let now = reserved(cluster);
         if now == addresses { Ok(()) } else { Err(format!("{now} addresses, {addresses} before")) }
     });
+    // Ids, links and namespaces are others now, so that these are counted. Directories are not: beside each container the
+    // kubelet keeps the dead one of before, and whatever it knows of may have its own.
+    let had = kinds(&had);
+    eventually("nothing is left of the pods before", SOON, || {
+        let mut known: Vec<String> = cluster.node.pods().into_iter().map(|pod| pod.id).collect();
+        known.extend(cluster.node.containers().into_iter().map(|container| container.id));
+        let now = things(cluster);
+        let (dirs, others): (Vec<_>, Vec<_>) =
+            now.into_iter().partition(|thing| thing.starts_with("state ") || thing.starts_with("directory "));
+        let nobodys: Vec<_> = dirs.iter().filter(|dir| !known.iter().any(|id| dir.contains(id))).collect();
+        let mut more = kinds(&others);
+        more.retain(|kind, count| *count > had.get(kind).copied().unwrap_or_default());
+        if nobodys.is_empty() && more.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("nobody's: {nobodys:?}; more than the {had:?} of before: {more:?}"))
+        }
+    });
+}
+
+/// How many things there are of each kind.
+fn kinds(things: &[String]) -> BTreeMap<&str, usize> {
+    let mut kinds = BTreeMap::new();
+    for thing in things {
+        *kinds.entry(thing.split(' ').next().unwrap_or_default()).or_default() += 1;
+    }
+    kinds
 }

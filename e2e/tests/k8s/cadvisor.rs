@@ -184,7 +184,7 @@ fn out_of_step(looks: &[Look], theirs: &Lines) -> Vec<String> {
 }
 
 fn cadvisor_says_the_same(cluster: &Cluster) {
-    // With this gate on the kubelet says there what we say: `node.rs` tests that.
+    // With this gate on the kubelet says there what we say: `gates.rs` tests that.
     if cluster.gate("PodAndContainerStatsFromCRI") {
         return;
     }

@@ -193,9 +193,22 @@ fn runtime_classes(cluster: &Cluster) {
     for handler in ["crun", "runc"] {
         room.pod(handler, json!({"terminationGracePeriodSeconds": 1, "runtimeClassName": handler, "containers": [container("main", "sleep 1000", json!({}))]}));
     }
-    for handler in ["crun", "runc"] {
-        room.ready(handler);
+    // Each runtime keeps what it knows of a container in a file that the other one has not.
+    let kept = ["status", "state.json"];
+    for (handler, own) in ["crun", "runc"].into_iter().zip(kept) {
+        let pod = room.ready(handler);
         assert_eq!(room.exec(handler, "echo in $HOSTNAME").ok(), format!("in {handler}\n"));
+        let sandboxes = cluster.node.pods();
+        let of_it = |one: &&api::v1::PodSandbox| {
+            one.metadata.as_ref().is_some_and(|of| of.namespace == room.name && of.name == handler)
+        };
+        let sandbox = sandboxes.iter().find(of_it).unwrap();
+        assert_eq!(sandbox.runtime_handler, handler);
+        let id = status_of(&pod, "main")["containerID"].as_str().unwrap().rsplit('/').next().unwrap();
+        let state = cluster.node.machine.path(&cluster.node.config.state);
+        let state = state.join("runtimes").join(handler).join(id);
+        let there: Vec<&str> = kept.into_iter().filter(|file| state.join(file).exists()).collect();
+        assert_eq!(there, [own], "{handler} in {}", state.display());
     }
     // A class whose handler no node has.
     let class = format!("absent-{}", room.name);

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use api::v1 as ours;
+use image::ImportOptions;
 use k8s_cri::v1 as theirs;
 use prost::Message;
 
@@ -163,4 +164,159 @@ async fn an_independent_client_is_served() {
     assert!(images.images.is_empty());
     let usage = image.image_fs_info(theirs::ImageFsInfoRequest {}).await.unwrap().into_inner();
     assert!(!usage.image_filesystems[0].fs_id.as_ref().unwrap().mountpoint.is_empty());
+}
+
+/// Their items, read by ours and listed as the server lists, from items that were encoded before: their whole answer.
+#[track_caller]
+fn listed<T: Message, O: Message + Default, A: Message + Default>(theirs: &[T]) -> A {
+    let ours = theirs.iter().map(|item| O::decode(&item.encode_to_vec()[..]).unwrap());
+    let items = ours.map(|item| item.encode_to_vec().into()).collect();
+    A::decode(&api::List { items }.encode_to_vec()[..]).unwrap()
+}
+
+/// The server has one type for all its lists (`api::List`). Each is to an older client the message that its contract names.
+#[test]
+fn a_list_of_bytes_is_to_them_the_list_of_their_contract() {
+    let pods = ["p", "q"].map(|id| theirs::PodSandbox {
+        id: id.into(),
+        metadata: pod().metadata,
+        state: 1,
+        created_at: i64::MAX,
+        labels: map("l", id),
+        annotations: map("a", "ü"),
+        runtime_handler: "crun".into(),
+    });
+    let answer: theirs::ListPodSandboxResponse = listed::<_, ours::PodSandbox, _>(&pods);
+    assert_eq!(answer.items, pods);
+
+    let containers = ["c", "d"].map(|id| theirs::Container {
+        id: id.into(),
+        pod_sandbox_id: "p".into(),
+        metadata: Some(theirs::ContainerMetadata { name: "n".into(), attempt: 3 }),
+        image: Some(theirs::ImageSpec { image: "i".into(), ..Default::default() }),
+        image_ref: "sha256:1".into(),
+        state: 2,
+        created_at: 1,
+        labels: map("l", id),
+        annotations: map("a", "b"),
+        ..Default::default()
+    });
+    let answer: theirs::ListContainersResponse = listed::<_, ours::Container, _>(&containers);
+    assert_eq!(answer.containers, containers);
+
+    let number = |value| Some(theirs::UInt64Value { value });
+    let of_containers = ["c", "d"].map(|id| theirs::ContainerStats {
+        attributes: Some(theirs::ContainerAttributes { id: id.into(), ..Default::default() }),
+        cpu: Some(theirs::CpuUsage {
+            timestamp: 7,
+            usage_core_nano_seconds: number(u64::MAX),
+            ..Default::default()
+        }),
+        memory: Some(theirs::MemoryUsage {
+            timestamp: 8,
+            working_set_bytes: number(0),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let answer: theirs::ListContainerStatsResponse = listed::<_, ours::ContainerStats, _>(&of_containers);
+    assert_eq!(answer.stats, of_containers);
+
+    let of_pods = ["p", "q"].map(|id| theirs::PodSandboxStats {
+        attributes: Some(theirs::PodSandboxAttributes { id: id.into(), ..Default::default() }),
+        linux: Some(theirs::LinuxPodSandboxStats {
+            process: Some(theirs::ProcessUsage { timestamp: 9, process_count: number(2) }),
+            containers: of_containers.to_vec(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let answer: theirs::ListPodSandboxStatsResponse = listed::<_, ours::PodSandboxStats, _>(&of_pods);
+    assert_eq!(answer.stats, of_pods);
+
+    let metric = theirs::Metric {
+        name: "m".into(),
+        timestamp: 1,
+        metric_type: 1,
+        label_values: vec![String::new(), "v".into()],
+        value: number(5),
+    };
+    let metrics = ["p", "q"].map(|id| theirs::PodSandboxMetrics {
+        pod_sandbox_id: id.into(),
+        metrics: vec![metric.clone()],
+        container_metrics: vec![theirs::ContainerMetrics {
+            container_id: "c".into(),
+            metrics: vec![metric.clone(), metric.clone()],
+        }],
+    });
+    let answer: theirs::ListPodSandboxMetricsResponse = listed::<_, ours::PodSandboxMetrics, _>(&metrics);
+    assert_eq!(answer.pod_metrics, metrics);
+}
+
+/// Of a layer without files: a tape's end, two empty blocks.
+const EMPTY_LAYER: &str = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+
+/// An archive of one image, as `docker save` writes it.
+fn archive() -> Vec<u8> {
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {"User": "7"},
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{EMPTY_LAYER}")] },
+    });
+    let manifest = serde_json::json!([
+        { "Config": "config.json", "RepoTags": ["localhost/test:1"], "Layers": ["layer.tar"] },
+    ]);
+    let mut bytes = Vec::new();
+    for (name, contents) in [
+        ("manifest.json", manifest.to_string().into_bytes()),
+        ("config.json", config.to_string().into_bytes()),
+        ("layer.tar", vec![0; 1024]),
+    ] {
+        let mut header = [0_u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..108].copy_from_slice(b"0000644\0");
+        header[108..116].copy_from_slice(b"0000000\0");
+        header[116..124].copy_from_slice(b"0000000\0");
+        header[124..136].copy_from_slice(format!("{:011o}\0", contents.len()).as_bytes());
+        header[136..148].copy_from_slice(b"00000000000\0");
+        header[148..156].copy_from_slice(b"        ");
+        header[156] = b'0';
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes.extend_from_slice(&header);
+        bytes.extend_from_slice(&contents);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// Lists that this harness can fill: it has no shim, so no pod becomes ready in it.
+#[tokio::test]
+async fn an_independent_client_reads_the_items_of_lists() {
+    if !rustix::process::geteuid().is_root() {
+        let must = std::env::var_os("GANTLINE_TESTS_MUST_RUN").is_some();
+        assert!(!must, "this test must run: an image's files need their owners");
+        println!("skipped: an image's files need their owners");
+        return;
+    }
+    let node = start().await;
+    let mut runtime = theirs::runtime_service_client::RuntimeServiceClient::new(node.channel());
+    let asked = theirs::ListMetricDescriptorsRequest::default();
+    let descriptors = runtime.list_metric_descriptors(asked).await.unwrap().into_inner().descriptors;
+    let usage = descriptors.iter().find(|one| one.name == "container_memory_usage_bytes").unwrap();
+    assert!(!usage.help.is_empty(), "{usage:?}");
+    assert_eq!(usage.label_keys, ["id", "name", "image", "namespace", "pod", "container"]);
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("image.tar");
+    std::fs::write(&file, archive()).unwrap();
+    let imported = node.images.import(&file, ImportOptions::default()).await.unwrap();
+    let mut image = theirs::image_service_client::ImageServiceClient::new(node.channel());
+    let images = image.list_images(theirs::ListImagesRequest::default()).await.unwrap().into_inner().images;
+    let [of_image] = &images[..] else { panic!("one image: {images:?}") };
+    assert_eq!(of_image.id, imported[0].id.to_string());
+    assert_eq!(of_image.repo_tags, ["localhost/test:1"]);
+    assert_eq!((of_image.uid.as_ref().map(|uid| uid.value), of_image.pinned), (Some(7), false));
+    assert_eq!(of_image.username, "");
 }

@@ -1,5 +1,9 @@
 //! The whole service over a Unix socket, on an empty node: what needs no pods.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on has failed, and one that cannot begin says so"
+)]
 
 mod authority;
 mod deadline;

@@ -26,6 +26,7 @@ pub(crate) struct Started {
     pub(crate) socket: PathBuf,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) images: Images,
     pub(crate) streaming: SocketAddr,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
@@ -67,7 +68,7 @@ impl Started {
         let serving = rpc::serve(
             listener,
             RuntimeRpc::new(pods, node(), streaming),
-            ImageRpc::new(images, ["crun".to_owned()]),
+            ImageRpc::new(images.clone(), ["crun".to_owned()]),
             readiness.clone(),
             metrics.operations.clone(),
             stop.clone().cancelled_owned(),
@@ -75,7 +76,17 @@ impl Started {
         );
         let served = tokio::spawn(async move { serving.await.unwrap() });
         let channel = connect(socket.clone()).await;
-        Self { socket, readiness, metrics, streaming: address, stop, served, channel, _directory: directory }
+        Self {
+            socket,
+            readiness,
+            metrics,
+            images,
+            streaming: address,
+            stop,
+            served,
+            channel,
+            _directory: directory,
+        }
     }
 
     pub(crate) fn channel(&self) -> Channel {
