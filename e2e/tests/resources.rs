@@ -22,8 +22,12 @@ fn told(container: &Container<'_>) -> v1::LinuxContainerResources {
 }
 
 /// What the kernel keeps of a container, as it can see itself: memory, quota, CPUs.
+fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 fn kept(container: &Container<'_>) -> [String; 3] {
-    let files = match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+    let files = match unified() {
         true => ["memory.max", "cpu.max", "cpuset.cpus"],
         false => ["memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "cpuset/cpuset.cpus"],
     };
@@ -42,7 +46,7 @@ fn limits_are_told_as_the_kernel_keeps_them_from_the_start_on_and_over_a_restart
     let node = Node::start();
     let pod = node.pod("actual").run();
     let container = pod.container("c").idle().resources(|limits| {
-        // The kernel counts in pages, and has a least weight.
+        // The kernel counts in pages, and v1 has two shares at least; v2's least weight is that of one share as well.
         limits.memory_limit_in_bytes = 64 * MIB + 1;
         limits.cpu_shares = 1;
         limits.cpu_quota = 50_000;
@@ -52,7 +56,8 @@ fn limits_are_told_as_the_kernel_keeps_them_from_the_start_on_and_over_a_restart
     });
     let container = container.start();
     let first = told(&container);
-    assert_eq!((first.memory_limit_in_bytes, first.cpu_shares), (64 * MIB, 2));
+    let shares = if unified() { 1 } else { 2 };
+    assert_eq!((first.memory_limit_in_bytes, first.cpu_shares), (64 * MIB, shares));
     assert_eq!((first.cpu_quota, first.cpu_period, first.oom_score_adj), (50_000, 100_000, 500));
     assert_eq!(first.cpuset_mems, "", "what was not asked for is not told");
 
@@ -65,7 +70,8 @@ fn limits_are_told_as_the_kernel_keeps_them_from_the_start_on_and_over_a_restart
     update(&node, &container, change).unwrap();
     let check = |when: &str| {
         let now = told(&container);
-        assert_eq!((now.memory_limit_in_bytes, now.cpu_quota, now.cpu_shares), (96 * MIB, -1, 2), "{when}");
+        let limits = (now.memory_limit_in_bytes, now.cpu_quota, now.cpu_shares);
+        assert_eq!(limits, (96 * MIB, -1, shares), "{when}");
         assert_eq!((now.cpuset_cpus.as_str(), now.oom_score_adj), ("0", 700), "{when}");
         assert_eq!(oom_score_adj(container.pid()), 700, "{when}");
         assert_eq!(container.sh("cat /proc/self/oom_score_adj"), "700\n", "a command that is run now");
@@ -166,7 +172,7 @@ fn an_update_that_the_kernel_refuses_is_named_by_its_field_and_changes_nothing()
     refused(absent, Code::InvalidArgument, "cpuset_cpus");
     let period = v1::LinuxContainerResources { cpu_period: 5, ..none() };
     refused(period, Code::InvalidArgument, "cpu_period");
-    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+    if !unified() {
         let unified = [("memory.high".to_owned(), "1".to_owned())].into();
         refused(
             v1::LinuxContainerResources { unified, ..none() },

@@ -114,11 +114,13 @@ step hello kubectl wait --for=jsonpath='{.status.phase}'=Succeeded pod/hello --t
 step logs kubectl logs hello
 kubectl get pods -A -o wide
 step proxy kubectl -n kube-system rollout status daemonset/kube-proxy --timeout=30m
-step dns kubectl -n kube-system rollout status deployment/coredns --timeout=30m
+step dns kubectl -n kube-system rollout status deployment/coredns --timeout=10m
 gantline status
 if [ -n "$failed" ]; then
     crictl ps -a
     kubectl -n kube-system logs kube-controller-manager-node1 --tail=30
+    kubectl -n kube-system logs -l k8s-app=kube-dns --prefix --tail=20
+    kubectl -n kube-system describe pods -l k8s-app=kube-dns | tail -n 40
     journalctl -u kubelet --no-pager | tail -n 40
     journalctl -u gantline --no-pager | tail -n 40
 fi
