@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::command::{command, run};
+use crate::machine::unified;
 use crate::programs::tool;
 
 /// Idle before each operation: what a node sees, and what shows the kernel's waits.
@@ -53,15 +54,16 @@ impl Times {
         std::thread::sleep(IDLE);
         let start = Instant::now();
         let value = work();
-        self.add(operation, start.elapsed().as_secs_f64() * 1000.0);
+        self.add(operation, start.elapsed());
         value
     }
 
-    fn add(&mut self, operation: &'static str, milliseconds: f64) {
+    /// Adds what an operation took that was timed elsewhere.
+    pub fn add(&mut self, operation: &'static str, took: Duration) {
         if !self.order.contains(&operation) {
             self.order.push(operation);
         }
-        self.milliseconds.entry(operation).or_default().push(milliseconds);
+        self.milliseconds.entry(operation).or_default().push(took.as_secs_f64() * 1000.0);
     }
 
     /// The operations measured, in order.
@@ -103,8 +105,7 @@ pub fn machine() -> String {
         line.split_once(':').map(|(_, value)| value.trim().to_string()).unwrap_or_default()
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let cgroups =
-        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
+    let cgroups = if unified() { "v2" } else { "v1" };
     let runc = run(command(tool("runc")).arg("--version")).ok();
     let containerd = run(command(tool("containerd")).arg("--version")).ok();
     format!(
@@ -259,11 +260,11 @@ mod tests {
     fn percentiles_are_of_the_sorted_times() {
         let mut times = Times::default();
         for value in (1..=100).rev() {
-            times.add("op", f64::from(value));
+            times.add("op", Duration::from_millis(value));
         }
         assert_eq!((times.percentile("op", 50), times.percentile("op", 95)), (50.0, 95.0));
         assert_eq!(times.percentile("other", 50), 0.0);
-        times.add("one", 7.0);
+        times.add("one", Duration::from_millis(7));
         assert_eq!((times.percentile("one", 50), times.percentile("one", 95)), (7.0, 7.0));
     }
 

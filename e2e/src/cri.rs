@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use crate::wait::patient;
@@ -40,6 +40,16 @@ pub struct Cri {
     image: ImageServiceClient<Channel>,
 }
 
+/// Waits for an answer no longer than [`DEADLINE`], whatever the service makes of it.
+async fn in_time<T>(
+    method: &str,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    let late = |_| Status::deadline_exceeded(format!("{method}: no answer at all"));
+    let answer = tokio::time::timeout(patient(DEADLINE), answer).await;
+    Ok(answer.map_err(late)??.into_inner())
+}
+
 /// One blocking method a call: `method(message) -> Result<reply, Status>`.
 macro_rules! calls {
     ($($client:ident.$method:ident($request:ident) -> $response:ident;)*) => {$(
@@ -49,9 +59,7 @@ macro_rules! calls {
             runtime().block_on(async move {
                 let mut request = Request::new(request);
                 request.set_timeout(patient(DEADLINE));
-                let answer = tokio::time::timeout(patient(DEADLINE), client.$method(request)).await;
-                let late = |_| Status::deadline_exceeded(concat!(stringify!($method), ": no answer at all"));
-                Ok(answer.map_err(late)??.into_inner())
+                in_time(stringify!($method), client.$method(request)).await
             })
         }
     )*};
@@ -115,7 +123,8 @@ impl Cri {
         runtime().block_on(async move {
             client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
             let codec = ProstCodec::<R, api::List>::default();
-            Ok(client.unary(Request::new(request), path, codec).await?.into_inner().items.len())
+            let answer = client.unary(Request::new(request), path, codec);
+            in_time(method, answer).await.map(|list| list.items.len())
         })
     }
 

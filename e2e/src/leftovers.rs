@@ -19,17 +19,20 @@ pub struct Process {
     pub command: String,
 }
 
-/// Processes in the machine's cgroups or in its mount namespace, less `spared`.
+/// Processes in the machine's cgroups or in its mount namespace, less `spared`; and the first processes of its pods' PID
+/// namespaces, which have an empty root and outlive a killed shim.
 pub fn processes(number: u8, spared: &[u32]) -> Vec<Process> {
     let group = format!("/{}", machine::cgroup_of(number));
     let mark = format!("{number}\n");
+    let dir = format!("{}/", machine::dir_of(number).display());
     let ours = |pid: u32| {
         let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let in_group = of("cgroup").lines().any(|line| {
             let path = line.splitn(3, ':').nth(2).unwrap_or_default();
             path == group || path.starts_with(&format!("{group}/"))
         });
-        in_group || of("root/run/gantline-e2e") == mark
+        let is_pid_one = || of("comm") == "gantline-init\n" && of("cmdline").contains(&dir);
+        in_group || of("root/run/gantline-e2e") == mark || is_pid_one()
     };
     pids().filter(|pid| !spared.contains(pid) && ours(*pid)).map(describe).collect()
 }

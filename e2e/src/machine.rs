@@ -59,6 +59,11 @@ pub struct Machine {
     lock: File,
 }
 
+/// Whether this host has cgroup v2 alone (cgroups(7)), and not v1 with or without it.
+pub fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 impl Machine {
     /// A new machine. Under another user than root this says so and ends the test program: nothing here can
     /// run. Where all tests must run (`GANTLINE_TESTS_MUST_RUN`), that is a panic.
@@ -211,7 +216,8 @@ impl Drop for Machine {
     }
 }
 
-fn dir_of(number: u8) -> PathBuf {
+/// Where a machine's files are, on the host and inside.
+pub(crate) fn dir_of(number: u8) -> PathBuf {
     Path::new(BASE).join(number.to_string())
 }
 

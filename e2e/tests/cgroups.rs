@@ -13,7 +13,7 @@ const MIB: i64 = 1 << 20;
 
 /// Whether this machine has cgroup v2 alone; says so where a test is skipped for it.
 fn unified() -> bool {
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let unified = e2e::unified();
     if !unified {
         println!("skipped: this machine has cgroup v1; make vm-test boots one that has v2");
     }

@@ -8,8 +8,7 @@ use e2e::command::{Said, command, run};
 use e2e::programs::tool;
 
 fn cluster(word: &str, dir: &Path) -> Said {
-    let path = std::env::var_os("PATH").unwrap();
-    run(command(env!("CARGO_BIN_EXE_cluster")).arg(word).env("PATH", path).env("GANTLINE_CLUSTER_DIR", dir))
+    run(command(env!("CARGO_BIN_EXE_cluster")).arg(word).env("GANTLINE_CLUSTER_DIR", dir))
 }
 
 /// Starts one; what a person is told to export.

@@ -11,6 +11,7 @@ use api::v1::{
     ContainerEventResponse, ContainerEventType, ContainerState, GetEventsRequest, PodSandboxState,
     RemovePodSandboxRequest,
 };
+use e2e::bench::Times;
 use e2e::cri::{Cri, runtime};
 use e2e::{Node, bench, eventually, patient};
 use prost::Message as _;
@@ -132,9 +133,6 @@ async fn read<T>(mut stream: Raw, wanted: &AtomicUsize, keep: fn(&[u8]) -> T) ->
     heard
 }
 
-/// How long each call took, by its name.
-type Times = BTreeMap<&'static str, Vec<Duration>>;
-
 /// How many events the life of [`live_and_go`] is.
 const EVENTS_OF_A_LIFE: usize = 8 + 2 * 20;
 
@@ -144,7 +142,7 @@ fn live_and_go(node: &Node, name: &str, times: &Mutex<Times>) {
         let began = Instant::now();
         let value = work();
         let took = began.elapsed();
-        times.lock().unwrap().entry(call).or_default().push(took);
+        times.lock().unwrap().add(call, took);
         value
     }
     let pod = timed(times, "run a pod", || node.pod(name).run());
@@ -163,7 +161,7 @@ fn live_and_go(node: &Node, name: &str, times: &Mutex<Times>) {
 
 /// Lives on four threads until there were so many events; how many pods that was, and the times of all calls.
 fn full_speed(node: &Node, name: &str, events: usize) -> (usize, Times) {
-    let (serial, times) = (AtomicUsize::new(0), Mutex::new(Times::new()));
+    let (serial, times) = (AtomicUsize::new(0), Mutex::new(Times::default()));
     let pods = events.div_ceil(EVENTS_OF_A_LIFE);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -181,37 +179,22 @@ fn full_speed(node: &Node, name: &str, events: usize) -> (usize, Times) {
     (pods, times.into_inner().unwrap())
 }
 
-fn median(times: &[Duration]) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort();
-    sorted[sorted.len() / 2]
-}
-
 /// The median of each call has grown by no more than this factor. A call that waits for a deaf reader waits for ever.
 #[track_caller]
-fn within(alone: &Times, now: &Times, factor: u32) {
-    for (call, times) in now {
-        let (before, after) = (median(&alone[call]), median(times));
-        println!("{call}: {before:?} alone, {after:?} now");
-        let most = before * factor + Duration::from_millis(50);
-        assert!(after <= most, "{call} took {before:?} while nobody listened, and {after:?} now");
+fn within(alone: &Times, now: &Times, factor: f64) {
+    for call in now.operations() {
+        let (before, after) = (alone.percentile(call, 50), now.percentile(call, 50));
+        println!("{call}: {before:.1} ms alone, {after:.1} ms now");
+        assert!(
+            after <= before * factor + 50.0,
+            "{call} took {before:.1} ms while nobody listened, and {after:.1} ms now"
+        );
     }
-}
-
-/// A number of the service's metrics.
-#[track_caller]
-fn told_of(node: &Node, metric: &str) -> u64 {
-    let address = ([127, 0, 0, 1], 9180).into();
-    let answer = node.machine.on_its_network(|| e2e::http::request(address, "GET", "/metrics", "", b""));
-    let text = String::from_utf8(answer.expect("scrape").body).unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {metric} in {text}")).parse().unwrap()
 }
 
 #[test]
 fn a_thousand_subscribers_of_which_half_are_deaf_hold_up_nobody() {
-    let metrics = "[metrics]\naddress = \"127.0.0.1:9180\"\n";
-    let node = Node::builder().with(|config, _| config.more.push_str(metrics)).start();
+    let node = Node::builder().with_metrics().start();
     node.pull(&node.busybox());
     let before_mib = bench::pss_mib(node.service_pid().unwrap());
     let socket = node.machine.path(&node.config.socket);
@@ -222,15 +205,15 @@ fn a_thousand_subscribers_of_which_half_are_deaf_hold_up_nobody() {
     let (_, alone) = full_speed(&node, "alone", EVENTS_WANTED / 2);
     let deaf = deafen();
     let (_, ignored) = full_speed(&node, "ignored", EVENTS_WANTED / 2);
-    within(&alone, &ignored, 5);
+    within(&alone, &ignored, 5.0);
     drop(deaf);
     eventually("those who hang up are forgotten", Duration::from_secs(20), || {
-        match told_of(&node, "gantline_event_subscribers") {
+        match node.metric("gantline_event_subscribers") {
             0 => Ok(()),
             left => Err(format!("{left} are left")),
         }
     });
-    let overflows = || told_of(&node, "gantline_event_overflows_total");
+    let overflows = || node.metric("gantline_event_overflows_total");
     let overflows_before = overflows();
 
     let deaf = deafen();
@@ -283,7 +266,7 @@ fn a_thousand_subscribers_of_which_half_are_deaf_hold_up_nobody() {
     assert_eq!(overflows() - overflows_before, DEAF as u64, "each that was closed is counted, and no reader");
     println!("{pods} pods, {before_mib:.0} to {after_mib:.0} MiB");
     // Each event is written and read 500 times, by two processes that share the processors with the calls.
-    within(&alone, &listened_to, 25);
+    within(&alone, &listened_to, 25.0);
     // 1,024 events of a few KiB, and a window for each subscriber.
     let grown = after_mib - before_mib;
     assert!(grown < 96.0, "the service has grown by {grown:.0} MiB from {before_mib:.0} MiB");

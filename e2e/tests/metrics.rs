@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use api::v1;
 use e2e::faulty::{Fault, Proxy};
 use e2e::programs::tool;
+use e2e::scrape::METRICS;
 use e2e::{Node, eventually, plugin};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -20,7 +21,6 @@ use store::{Store, Table};
 /// The service's own table of pods, as `src/many.rs` of this harness knows it.
 const PODS: Table<Value> = Table::new("pods", 1);
 
-const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9180);
 const PROMETHEUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
 
 /// Metrics that do not move in [`every_metric_moves_in_the_life_of_pods_or_says_why_not`], and why.
@@ -44,9 +44,8 @@ fn node() -> Node {
         );
         plugin::cni(&dir, "moody", &add);
         config.cni_bins.insert(0, dir);
-        config.more.push_str(&format!("[metrics]\naddress = \"{METRICS}\"\n"));
     });
-    let node = node.start();
+    let node = node.with_metrics().start();
     let mut network = node.config.network(&node.machine);
     network["plugins"] = json!([{"type": "moody"}, network["plugins"][0]]);
     node.config.write_network(&network);
@@ -61,7 +60,7 @@ fn get(node: &Node, from: SocketAddr, path: &str) -> String {
 
 /// Each series with its value: `gantline_pods{state="ready"}` → 1.
 fn scrape(node: &Node) -> BTreeMap<String, f64> {
-    samples(&get(node, METRICS, "/metrics"))
+    samples(&node.metrics())
 }
 
 fn samples(text: &str) -> BTreeMap<String, f64> {

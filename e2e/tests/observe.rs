@@ -67,17 +67,10 @@ fn a_pull_says_in_the_log_whose_it_is() {
 
 #[test]
 fn metrics_count_what_was_asked_and_what_failed() {
-    let node =
-        Node::builder().with(|config, _| config.more.push_str("[metrics]\naddress = \"127.0.0.1:9180\"\n"));
-    let node = node.start();
+    let node = Node::builder().with_metrics().start();
     node.pod("measured").run().remove();
     node.pod("wrong").with(|config| config.metadata = None).try_run().expect_err("no metadata");
-    let scrape = || {
-        let address = ([127, 0, 0, 1], 9180).into();
-        let answer = node.machine.on_its_network(|| e2e::http::request(address, "GET", "/metrics", "", b""));
-        String::from_utf8(answer.expect("scrape").body).unwrap()
-    };
-    let metrics = scrape();
+    let metrics = node.metrics();
     let lines =
         |words: &[&str]| metrics.lines().filter(|line| words.iter().all(|word| line.contains(word))).count();
     assert!(metrics.lines().any(|line| line.starts_with("gantline_")), "{metrics}");

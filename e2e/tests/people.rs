@@ -86,9 +86,8 @@ fn status_and_metrics_tell_which_dels_are_owed() {
         );
         plugin::script(&dir, "forgets", &body);
         config.cni_bins.insert(0, dir);
-        config.more.push_str("[metrics]\naddress = \"127.0.0.1:9180\"\n");
     });
-    let node = node.start();
+    let node = node.with_metrics().start();
     let mut network = node.config.network(&node.machine);
     network["plugins"] = json!([{"type": "forgets"}, network["plugins"][0]]);
     node.config.write_network(&network);
@@ -98,17 +97,12 @@ fn status_and_metrics_tell_which_dels_are_owed() {
     assert_eq!(owed(&node), json!([]), "a pod that lives owes nothing");
     pod.try_stop().expect_err("the plugin refuses");
     assert_eq!(owed(&node), json!(["default/owed"]));
-    let scrape = || {
-        let address = ([127, 0, 0, 1], 9180).into();
-        let answer = node.machine.on_its_network(|| e2e::http::request(address, "GET", "/metrics", "", b""));
-        String::from_utf8(answer.expect("scrape").body).unwrap()
-    };
-    assert!(scrape().lines().any(|line| line == "gantline_cni_dels_owed 1"));
+    assert_eq!(node.metric("gantline_cni_dels_owed"), 1);
     assert!(node.gantline(&["status"]).ok().contains("CNI DELs: 1 (default/owed)"));
     std::fs::remove_file(node.machine.dir().join("del-fails")).unwrap();
     pod.remove();
     assert_eq!(owed(&node), json!([]));
-    assert!(scrape().lines().any(|line| line == "gantline_cni_dels_owed 0"));
+    assert_eq!(node.metric("gantline_cni_dels_owed"), 0);
     node.leaves_nothing();
 }
 

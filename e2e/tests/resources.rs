@@ -1,11 +1,10 @@
 //! What containers and pods may use: told by the files that the kernel keeps, changed whole or not at all.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::path::Path;
 use std::time::Duration;
 
 use api::v1;
-use e2e::{Container, Node};
+use e2e::{Container, Node, unified};
 use tonic::{Code, Status};
 
 const MIB: i64 = 1 << 20;
@@ -22,10 +21,6 @@ fn told(container: &Container<'_>) -> v1::LinuxContainerResources {
 }
 
 /// What the kernel keeps of a container, as it can see itself: memory, quota, CPUs.
-fn unified() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
-
 fn kept(container: &Container<'_>) -> [String; 3] {
     let files = match unified() {
         true => ["memory.max", "cpu.max", "cpuset.cpus"],

@@ -7,12 +7,12 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use api::v1;
-use e2e::{Container, Node, Pod, eventually};
+use e2e::{Container, Node, Pod, eventually, unified};
 
 #[path = "stats/counted.rs"]
 mod counted;
 
-use counted::{counted, group, v2};
+use counted::{counted, group};
 
 const MIB: i64 = 1 << 20;
 const SECOND: u64 = 1_000_000_000;
@@ -124,9 +124,9 @@ fn the_pod_is_what_its_group_says(
         fs::read_to_string(of_pod.join(file)).unwrap()
     };
     let number = |controller: &str, file: &str| of_pod(controller, file).trim().parse::<u64>().unwrap();
-    let key = if v2() { "inactive_file " } else { "total_inactive_file " };
+    let key = if unified() { "inactive_file " } else { "total_inactive_file " };
     let kernel = || {
-        let usage = number("memory", if v2() { "memory.current" } else { "memory.usage_in_bytes" });
+        let usage = number("memory", if unified() { "memory.current" } else { "memory.usage_in_bytes" });
         let stat = of_pod("memory", "memory.stat");
         let inactive: u64 = stat.lines().find_map(|line| line.strip_prefix(key)?.parse().ok()).unwrap();
         [usage, usage - inactive, number("pids", "pids.current")]
@@ -162,7 +162,11 @@ fn the_pod_is_what_its_group_says(
     let of_pod = value(cpu.usage_core_nano_seconds);
     assert!(of_pod + SECOND / 100 >= used && used > 0, "the pod's {of_pod} has the container's {used}");
     let memory = linux.memory.unwrap();
-    assert_eq!([cpu.psi.is_some(), memory.psi.is_some(), io.psi.is_some()], [v2(); 3], "as the kernel does");
+    assert_eq!(
+        [cpu.psi.is_some(), memory.psi.is_some(), io.psi.is_some()],
+        [unified(); 3],
+        "as the kernel does"
+    );
     for (what, at) in [
         ("cpu", cpu.timestamp),
         ("memory", memory.timestamp),
@@ -220,8 +224,8 @@ fn stats_and_metrics_are_what_the_kernels_files_say() {
     // At rest everything is exact.
     let read = |controller: &str, file: &str| fs::read_to_string(group(pid, controller).join(file)).unwrap();
     let number = |controller: &str, file: &str| read(controller, file).trim().parse::<u64>().unwrap();
-    let usage_file = if v2() { "memory.current" } else { "memory.usage_in_bytes" };
-    let inactive = if v2() { "inactive_file " } else { "total_inactive_file " };
+    let usage_file = if unified() { "memory.current" } else { "memory.usage_in_bytes" };
+    let inactive = if unified() { "inactive_file " } else { "total_inactive_file " };
     let same = || {
         let used = number("memory", usage_file);
         let inactive =
@@ -237,7 +241,7 @@ fn stats_and_metrics_are_what_the_kernels_files_say() {
     assert!(memory.usage_bytes.unwrap().value >= 8_000_000, "/dev/shm is the container's memory");
     let whole = stats(&node, &container);
     assert!(whole.swap.is_some() && whole.io.is_some());
-    assert_eq!(whole.cpu.unwrap().psi.is_some(), v2(), "pressure is told where the kernel does");
+    assert_eq!(whole.cpu.unwrap().psi.is_some(), unified(), "pressure is told where the kernel does");
 
     // The writable layer: eight megabytes and what else is there.
     let layer = eventually("the layer is measured", Duration::from_secs(40), || {
@@ -260,12 +264,13 @@ fn stats_and_metrics_are_what_the_kernels_files_say() {
     assert_eq!(value(&told, id, "container_fs_inodes_total", &[device]), about.f_files);
 
     // Block I/O by device, wherever the kernel counts it.
-    let file = if v2() { ("io", "io.stat") } else { ("blkio", "blkio.throttle.io_service_bytes_recursive") };
+    let file =
+        if unified() { ("io", "io.stat") } else { ("blkio", "blkio.throttle.io_service_bytes_recursive") };
     for line in read(file.0, file.1).lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let written = match words[..] {
             [device, "Write", bytes] => Some((device, bytes)),
-            [device, ..] if v2() => {
+            [device, ..] if unified() => {
                 words.iter().find_map(|word| word.strip_prefix("wbytes=")).map(|b| (device, b))
             }
             _ => None,

@@ -73,10 +73,7 @@ fn the_runtime_is_ready_when_store_shim_cgroups_and_disk_are() {
     assert!(refused.message().contains("pod.redb"), "{refused}");
     becomes(&node, &[]);
 
-    let group = match fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap() {
-        true => "/sys/fs/cgroup",
-        false => "/sys/fs/cgroup/pids",
-    };
+    let group = if e2e::unified() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
     node.machine.sh(&format!("mount -o remount,bind,ro {group}"));
     let condition = becomes(&node, &["CgroupCannotBeMade"]);
     assert!(condition.message.contains("gantline-probe"), "{condition:?}");

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -305,25 +305,17 @@ fn a_url_lapses_and_so_does_a_session_that_does_not_begin_or_says_nothing() {
 }
 
 /// What the service says of itself: sessions, tokens and tasks; and its descriptors.
-fn levels(node: &Node) -> [usize; 4] {
-    let address = SocketAddr::from(([127, 0, 0, 1], 9180));
-    let metrics = node.machine.on_its_network(|| {
-        e2e::http::request(address, "GET", "/metrics", "", b"")
-            .map(|answer| answer.body)
-            .map_err(|e| e.to_string())
-    });
-    let metrics = String::from_utf8(metrics.unwrap()).unwrap();
-    let level = |name: &str| {
-        let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("gantline_{name} ")));
-        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
-    };
-    [level("streaming_sessions"), level("streaming_tokens"), level("tasks"), node.descriptors()]
+fn levels(node: &Node) -> [u64; 4] {
+    let [sessions, tokens, tasks] =
+        ["gantline_streaming_sessions", "gantline_streaming_tokens", "gantline_tasks"]
+            .map(|level| node.metric(level));
+    [sessions, tokens, tasks, node.descriptors() as u64]
 }
 
 #[test]
 fn clients_that_hang_up_at_any_stage_leave_no_task_token_descriptor_or_process() {
-    let settings = "[metrics]\naddress = '127.0.0.1:9180'\n[streaming]\ntoken_timeout = '2s'\n";
-    let node = Node::builder().with(|config, _| config.more.push_str(settings)).start();
+    let settings = "[streaming]\ntoken_timeout = '2s'\n";
+    let node = Node::builder().with_metrics().with(|config, _| config.more.push_str(settings)).start();
     let pod = node.pod("left").run();
     let container = pod.container("main").sh("while read line; do echo $line; done; sleep 1000");
     let container = container.with(|config| config.stdin = true).start();

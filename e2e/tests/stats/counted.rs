@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use api::v1;
+use e2e::unified;
 
 use crate::SECOND;
 
@@ -80,7 +81,7 @@ fn major_faults(stats: &v1::ContainerStats) -> Option<v1::UInt64Value> {
 }
 
 pub(crate) fn counted() -> Vec<Counted> {
-    if v2() {
+    if unified() {
         let stat = |key| row("memory", "memory.stat", key);
         return vec![
             row("cpu", "cpu.stat", "usage_usec")
@@ -148,22 +149,24 @@ pub(crate) fn counted() -> Vec<Counted> {
     ]
 }
 
-pub(crate) fn v2() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
-
 /// A process's cgroup under a controller, by the kernel's word.
 pub(crate) fn group(pid: u32, controller: &str) -> PathBuf {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = |line: &str| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let ours =
-            if v2() { controllers.is_empty() } else { controllers.split(',').any(|name| name == controller) };
+        let ours = if unified() {
+            controllers.is_empty()
+        } else {
+            controllers.split(',').any(|name| name == controller)
+        };
         ours.then(|| path.trim_start_matches('/').to_owned())
     };
     let path = text.lines().find_map(path).unwrap_or_else(|| panic!("no {controller} in {text}"));
-    let root =
-        if v2() { PathBuf::from("/sys/fs/cgroup") } else { Path::new("/sys/fs/cgroup").join(controller) };
+    let root = if unified() {
+        PathBuf::from("/sys/fs/cgroup")
+    } else {
+        Path::new("/sys/fs/cgroup").join(controller)
+    };
     root.join(path)
 }

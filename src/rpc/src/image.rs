@@ -11,6 +11,7 @@ use api::v1::{
     ImageStatusRequest, ImageStatusResponse, ListImagesRequest, PullImageRequest, PullImageResponse,
     RemoveImageRequest, RemoveImageResponse, StreamImagesRequest, UInt64Value,
 };
+use bytes::Bytes;
 use model::{ImageRef, ImageSpec};
 use tonic::{Request, Response, Status};
 use tracing::Span;
@@ -34,13 +35,17 @@ impl ImageRpc {
     }
 
     /// All images, or the one that the filter names. An unknown name is an empty list.
-    fn matching(&self, filter: Option<ImageFilter>) -> Result<Vec<Arc<Image>>, Status> {
+    fn listed(
+        &self,
+        filter: Option<ImageFilter>,
+    ) -> Result<impl Iterator<Item = Bytes> + Send + use<>, Status> {
         let spec = filter.and_then(|filter| filter.image).unwrap_or_default();
         self.check_handler(&spec.runtime_handler).under("filter.image")?;
-        if spec.image.is_empty() {
-            return Ok(self.images.list());
-        }
-        Ok(self.images.find(&spec.image).map_err(status)?.into_iter().collect())
+        let images = match spec.image.is_empty() {
+            true => self.images.list(),
+            false => self.images.find(&spec.image).map_err(status)?.into_iter().collect(),
+        };
+        Ok(images.into_iter().map(|image| encoded(&reply::image(&image))))
     }
 
     /// The image that a request is about, for a handler that there is.
@@ -76,9 +81,7 @@ fn credentials(auth: AuthConfig) -> Credentials {
 #[tonic::async_trait]
 impl ImageService for ImageRpc {
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Result<Response<List>, Status> {
-        let images = self.matching(request.into_inner().filter)?;
-        let images = images.iter().map(|image| encoded(&reply::image(image)));
-        whole(images, "StreamImages").map(Response::new)
+        whole(self.listed(request.into_inner().filter)?, "StreamImages").map(Response::new)
     }
 
     type StreamImagesStream = Chunks;
@@ -87,8 +90,7 @@ impl ImageService for ImageRpc {
         &self,
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        let images = self.matching(request.into_inner().filter)?;
-        Ok(Response::new(chunks(images.into_iter().map(|image| encoded(&reply::image(&image))))))
+        Ok(Response::new(chunks(self.listed(request.into_inner().filter)?)))
     }
 
     async fn image_status(

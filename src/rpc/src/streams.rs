@@ -48,13 +48,13 @@ fn in_message(item: &Bytes) -> usize {
 /// # Errors
 /// `RESOURCE_EXHAUSTED`, with the name of the call that streams the same items.
 pub(crate) fn whole(items: impl Iterator<Item = Bytes>, stream: &'static str) -> Result<List, Status> {
-    let items: Vec<_> = items.collect();
-    match items.iter().map(in_message).sum::<usize>() {
+    let list = List { items: items.collect() };
+    match list.encoded_len() {
         bytes if bytes > GRPC_MESSAGE_BYTES_MAX => Err(Status::resource_exhausted(format!(
             "the reply has {bytes} bytes, more than the {GRPC_MESSAGE_BYTES_MAX} that a client takes in one message: \
              call {stream}, or ask with a filter"
         ))),
-        _ => Ok(List { items }),
+        _ => Ok(list),
     }
 }
 
