@@ -3,6 +3,7 @@
 //! [`App::build`] opens everything or nothing stays; [`App::run`] serves until a signal, then drains.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,11 +43,13 @@ pub(crate) enum BuildError {
     /// A socket.
     #[error(transparent)]
     Bind(#[from] socket::BindError),
-    /// The metrics address.
-    #[error("listen on metrics.address {address}")]
-    Metrics {
+    /// A TCP address.
+    #[error("listen on {setting} {address}")]
+    Listen {
+        /// Where it is configured.
+        setting: &'static str,
         /// As configured.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the kernel said.
         #[source]
         source: std::io::Error,
@@ -96,8 +99,11 @@ impl App {
         let admin = start_admin(&config, &shown)?;
 
         let House { images, network, pods } = open_rooms(&config, &found, shim, &metrics)?;
+        // Unset in no configuration that was validated: any free port of loopback's.
+        let address = config.streaming.address.0.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
+        let streaming = listen("streaming.address", address)?;
         let (urls, streaming) =
-            Streaming::listen(streaming_config(&config)).await.map_err(room("streaming"))?;
+            Streaming::listen(streaming, streaming_config(&config)).map_err(room("streaming"))?;
         let conditions = conditions(&pods, &network);
         shown.opened(Node {
             images: images.clone(),
@@ -225,12 +231,12 @@ where
 
 fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, BuildError> {
     let unix = socket::bind(&config.admin_socket(), 0o600, None)?;
-    let tcp = config.metrics.address.0.map(|address| {
-        std::net::TcpListener::bind(address)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .map_err(|source| BuildError::Metrics { address, source })
-    });
+    let tcp = config.metrics.address.0.map(|address| listen("metrics.address", address));
     Admin::start(Arc::clone(shown), unix, tcp.transpose()?).map_err(BuildError::Admin)
+}
+
+fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, BuildError> {
+    socket::bind_tcp(address).map_err(|source| BuildError::Listen { setting, address, source })
 }
 
 /// The streaming server's part.
@@ -238,7 +244,6 @@ fn streaming_config(config: &Config) -> StreamingConfig {
     let streaming = &config.streaming;
     let pair = streaming.tls_certificate.clone().zip(streaming.tls_key.clone());
     StreamingConfig {
-        address: streaming.address.0.unwrap_or(StreamingConfig::default().address),
         idle: streaming.idle_timeout.0,
         creation: streaming.creation_timeout.0,
         token: streaming.token_timeout.0,

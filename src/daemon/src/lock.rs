@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use kernel::SysError;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::moment;
 
 /// Why the root directory could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +36,8 @@ pub(crate) struct RootLock {
 }
 
 impl RootLock {
-    /// Takes `<root>/lock`, making the directory where it is absent. Does not wait.
+    /// Takes `<root>/lock`, making the directory where it is absent. Does not wait for a holder that lives; for the
+    /// children of one that was killed, a [moment](crate::moment).
     pub(crate) fn take(root: &Path) -> Result<Self, LockError> {
         fs::create_dir_all(root).map_err(|e| SysError::path("create directory", root, e))?;
         let path = root.join("lock");
@@ -44,13 +48,11 @@ impl RootLock {
             .truncate(false)
             .open(&path)
             .map_err(|e| SysError::path("open", &path, e))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let lock = || flock(&file, FlockOperation::NonBlockingLockExclusive);
+        match moment::outlast(lock, |errno| *errno == Errno::WOULDBLOCK && !lives(&holder(&file))) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() }.to_owned();
-                return Err(LockError::Held { root: root.to_owned(), pid });
+                return Err(LockError::Held { root: root.to_owned(), pid: holder(&file) });
             }
             Err(errno) => return Err(SysError::path("flock", &path, errno).into()),
         }
@@ -62,8 +64,23 @@ impl RootLock {
     }
 }
 
+/// The pid in the file, or "unknown".
+fn holder(mut file: &File) -> String {
+    let mut pid = String::new();
+    let _ = file.rewind().and_then(|()| file.read_to_string(&mut pid));
+    if pid.trim().is_empty() { "unknown".into() } else { pid.trim().into() }
+}
+
+/// Whether a process with this pid is there; one that has not written its pid yet is.
+fn lives(pid: &str) -> bool {
+    let pid = pid.parse().ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -76,6 +93,29 @@ mod tests {
         assert!(refused.starts_with(&expected), "{refused}");
         drop(first);
         RootLock::take(&root).unwrap();
+    }
+
+    #[test]
+    fn the_children_of_a_killed_holder_are_outlasted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ended = kernel::process::command("/bin/true").spawn().unwrap();
+        ended.wait().unwrap();
+        // What a child between clone(2) and execve(2) holds.
+        let copy = File::create(dir.path().join("lock")).unwrap();
+        writeln!(&copy, "{}", ended.id()).unwrap();
+        flock(&copy, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(copy);
+        });
+        RootLock::take(dir.path()).unwrap();
+        child.join().unwrap();
+
+        // A holder that lives is told of at once.
+        let _held = RootLock::take(dir.path()).unwrap();
+        let began = Instant::now();
+        RootLock::take(dir.path()).unwrap_err();
+        assert!(began.elapsed() < Duration::from_millis(500));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod jobs;
 mod kubelet;
 mod lock;
 mod migrate;
+mod moment;
 mod notify;
 mod progress;
 mod runtimes;

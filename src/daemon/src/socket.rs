@@ -1,11 +1,15 @@
-//! Unix sockets that are there whole or not at all: bound aside, given their mode and group, then renamed.
+//! The sockets that the service listens on. Unix sockets are there whole or not at all: bound aside, given their mode and
+//! group, then renamed. Each is had a [moment] after another service that had it was killed.
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use kernel::SysError;
+
+use crate::moment;
 
 /// Why a socket could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +28,7 @@ pub(crate) enum BindError {
 /// Listens at `path`, replacing the socket that a dead process left there. The directory is made if it is
 /// absent. A crash here leaves at most `<path>.new`, which the next call replaces.
 pub(crate) fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<UnixListener, BindError> {
-    match path.symlink_metadata() {
-        Ok(data) if !data.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(BindError::Answered(path.to_owned())),
-        _ => {}
-    }
+    moment::outlast(|| free(path), |error| matches!(error, BindError::Answered(_)))?;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|e| SysError::path("create directory", parent, e))?;
     }
@@ -57,9 +57,29 @@ pub(crate) fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<UnixListe
     Ok(listener)
 }
 
+/// Whether the name can be taken: nobody listens there, and nothing else has it.
+fn free(path: &Path) -> Result<(), BindError> {
+    match path.symlink_metadata() {
+        Ok(data) if !data.file_type().is_socket() => Err(BindError::NotASocket(path.to_owned())),
+        Ok(_) if UnixStream::connect(path).is_ok() => Err(BindError::Answered(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Listens at a TCP address, without blocking.
+pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let bind = || TcpListener::bind(address);
+    let listener = moment::outlast(bind, |error| error.kind() == io::ErrorKind::AddrInUse)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::net::Ipv4Addr;
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -75,6 +95,22 @@ mod tests {
         assert!(matches!(bind(&path, 0o660, None), Err(BindError::Answered(_))));
         drop(listener);
         assert_eq!(fs::read_dir(dir.path().join("run")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn who_listened_a_moment_ago_is_outlasted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let unix = bind(&path, 0o660, None).unwrap();
+        let tcp = bind_tcp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = tcp.local_addr().unwrap();
+        let child = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop((unix, tcp));
+        });
+        bind_tcp(address).unwrap();
+        bind(&path, 0o660, None).unwrap();
+        child.join().unwrap();
     }
 
     #[test]

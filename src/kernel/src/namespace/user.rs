@@ -138,7 +138,7 @@ fn map_text(ranges: &[IdRange]) -> String {
 }
 
 /// The child's whole life. It ends with the thread that cloned it at the latest, and keeps nothing of its parent's
-/// open: not even a moment after a SIGKILL of the service may its lock or sockets seem to be in use.
+/// open: after a SIGKILL of the service its lock and sockets may seem to be in use until this has run, and no longer.
 fn hold(parent: u32) -> ! {
     // SAFETY: plain system calls on numbers; nothing here touches memory that another thread may have left half
     // changed, and every descriptor of this process is its own to close.

@@ -84,8 +84,6 @@ impl Task {
 /// What the streaming server keeps to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamingConfig {
-    /// Where it listens; port 0 is any free one.
-    pub address: SocketAddr,
     /// How long a connection may go without a byte in either direction before it counts as lost.
     pub idle: Duration,
     /// How long a client may take to open the channels that belong together.
@@ -101,7 +99,6 @@ pub struct StreamingConfig {
 impl Default for StreamingConfig {
     fn default() -> Self {
         Self {
-            address: (Ipv4Addr::LOCALHOST, 0).into(),
             idle: STREAM_IDLE_DEFAULT,
             creation: STREAM_CREATION_DEFAULT,
             token: STREAM_TOKEN_DEFAULT,
@@ -114,15 +111,9 @@ impl Default for StreamingConfig {
 /// The streaming server cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Not on that address.
-    #[error("listen for streaming on {address}")]
-    Bind {
-        /// As configured.
-        address: SocketAddr,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
+    /// The socket is of no use.
+    #[error("take over the streaming server's socket")]
+    Socket(#[source] io::Error),
     /// Not with these certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -131,7 +122,7 @@ pub enum ListenError {
 impl Classify for ListenError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Bind { source, .. } => model::error::io_kind(source),
+            Self::Socket(error) => model::error::io_kind(error),
             Self::Tls(error) => error.kind(),
         }
     }
@@ -186,16 +177,17 @@ pub struct StreamingServer {
 }
 
 impl Streaming {
-    /// Reads the certificates, then listens.
+    /// Reads the certificates, then takes over a non-blocking listener. Must be called in a runtime.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub async fn listen(config: StreamingConfig) -> Result<(Self, StreamingServer), ListenError> {
-        let address = config.address;
-        let failed = |source| ListenError::Bind { address, source };
+    pub fn listen(
+        listener: std::net::TcpListener,
+        config: StreamingConfig,
+    ) -> Result<(Self, StreamingServer), ListenError> {
         let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let bound = listener.local_addr().map_err(failed)?;
+        let listener = TcpListener::from_std(listener).map_err(ListenError::Socket)?;
+        let bound = listener.local_addr().map_err(ListenError::Socket)?;
         if tls.is_none() && !bound.ip().is_loopback() {
             tracing::warn!(
                 address = %bound,

@@ -58,7 +58,9 @@ impl Started {
             metrics: Arc::clone(&metrics),
         };
         let pods = Pods::open(pods_config(root, &state), rooms).unwrap();
-        let (streaming, server) = Streaming::listen(StreamingConfig::default()).await.unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        port.set_nonblocking(true).unwrap();
+        let (streaming, server) = Streaming::listen(port, StreamingConfig::default()).unwrap();
         let address = streaming.address();
         let stop = CancellationToken::new();
         tokio::spawn(server.serve(pods.clone(), stop.clone()));
