@@ -136,7 +136,7 @@ e2e: build-dev tools host-before
 
 # Kubernetes on Gantline: one cluster and all tests on it, then a look at what they left on the host.
 k8s: build-dev host-before
-	@e2e/tools/build.sh cluster helm runc
+	@e2e/tools/build.sh cluster helm runc crictl containerd
 	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test k8s
-	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test cluster
+	@GANTLINE_TESTS_MUST_RUN=1 $(CARGO) test --locked -q -p e2e --test cluster --test kubelet_moves
 	@GANTLINE_HOST_BEFORE=$(HOST_BEFORE) $(CARGO) test --locked -q -p e2e --test zz_nothing_left

@@ -106,6 +106,20 @@ impl Place {
     pub fn server(&self) -> String {
         format!("https://{}:{}", self.address, manifests::API_PORT)
     }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.pki.path("admin.conf")
+    }
+
+    /// A command that runs `kubectl` as the administrator, on the host.
+    pub fn kubectl(&self, args: &[&str]) -> Command {
+        let mut line = command(tool("kubectl"));
+        line.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
+        // Its caches of what the API server has.
+        line.env("HOME", &self.dir);
+        line
+    }
 }
 
 /// The host's end of the link to the machine. The kernel removes it with the machine, but when it pleases.
@@ -252,24 +266,10 @@ impl Cluster {
         words.collect::<Vec<_>>().join("; ")
     }
 
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.place.pki.path("admin.conf")
-    }
-
-    /// A command that runs `kubectl` as the administrator, on the host.
-    pub fn kubectl_command(&self, args: &[&str]) -> Command {
-        let mut line = command(tool("kubectl"));
-        line.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
-        // Its caches of what the API server has.
-        line.env("HOME", &self.place.dir);
-        line
-    }
-
     /// Runs `kubectl` to its end.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> Said {
-        run(&mut self.kubectl_command(args))
+        run(&mut self.place.kubectl(args))
     }
 
     /// Starts the kubelet, which goes on where the last one stopped.

@@ -1,7 +1,7 @@
 //! A node under test: a machine, a registry on it, and the service, which tests may kill and start again.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -144,11 +144,13 @@ impl Node {
         self.launch.env.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Another service in the place of the one that has ended, to be started: one that serves the same socket.
+    /// Another service in the place of the one that has ended, to be started: it serves `socket`. Returns how that one was.
     #[track_caller]
-    pub fn becomes(&mut self, launch: Launch) {
+    pub fn becomes(&mut self, launch: Launch, socket: &Path) -> Launch {
         assert!(self.service().is_none(), "the service runs still");
-        self.launch = launch;
+        self.config.socket = socket.into();
+        self.cri = Cri::new(self.machine.path(socket));
+        std::mem::replace(&mut self.launch, launch)
     }
 
     fn service(&self) -> MutexGuard<'_, Option<Child>> {

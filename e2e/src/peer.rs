@@ -2,14 +2,16 @@
 //! same registry, CNI plugins and OCI runtime.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use crate::command::{command, run};
 use crate::config::Config;
 use crate::image::{Builder, Tree};
 use crate::machine::Machine;
 use crate::node::{Launch, Node};
-use crate::programs::{installed, target_dir, tool};
+use crate::programs::{Programs, installed, target_dir, tool};
 use crate::registry::Registry;
 
 /// Starts a node of containerd with `runc`; its pause image is a static program of a few lines, as the real
@@ -37,6 +39,56 @@ pub fn containerd_on(machine: Machine, mut config: Config, runc: &Path) -> Node 
     let node = Node::launch(machine, config, Launch { argv, env: vec![("PATH".into(), path)] });
     node.push(&pause(&node.machine.dir()), "pause:1");
     node
+}
+
+/// A node of containerd's, told in Gantline's words.
+pub struct Migrated {
+    /// What `gantline migrate` said.
+    pub report: Value,
+    /// The socket that Gantline then serves.
+    pub socket: PathBuf,
+    flags: Vec<String>,
+}
+
+impl Migrated {
+    /// Runs `gantline migrate` on this node's own file.
+    #[track_caller]
+    pub fn of(node: &Node) -> Self {
+        let dir = node.machine.dir();
+        let (etc, state) = (dir.join("etc"), Path::new("/run/gantline-moved"));
+        let mut migrate = node.machine.command(Programs::dev().gantline);
+        migrate.args(["migrate", "containerd", "-o", "json", "--file"]).arg(dir.join("containerd.toml"));
+        let report = run(migrate.arg("--write").arg(&etc)).ok();
+        // What is the machine's and not the host's, as for every node here.
+        let shim = Programs::dev().shim.canonicalize().expect("the shim");
+        let cache = &node.config.cni_cache;
+        fs::create_dir(etc.join("config.d")).expect("make a directory of drop-ins");
+        fs::write(
+            etc.join("config.d/harness.toml"),
+            format!("[network]\ncache_dir = {cache:?}\n[pods]\nshim = {shim:?}\n"),
+        )
+        .expect("write a drop-in");
+        let flags = [
+            ("--config", etc.join("config.toml")),
+            ("--root", dir.join("gantline/root")),
+            ("--state", state.into()),
+        ];
+        Self {
+            report: serde_json::from_str(&report).expect("the report of gantline migrate"),
+            socket: state.join("gantline.sock"),
+            flags: flags
+                .into_iter()
+                .flat_map(|(flag, path)| [flag.into(), path.display().to_string()])
+                .collect(),
+        }
+    }
+
+    /// How Gantline is started, or another of its commands, with what was written.
+    pub fn command(&self, word: &str) -> Launch {
+        let program = Programs::dev().gantline.display().to_string();
+        let argv = [program, word.into()].into_iter().chain(self.flags.iter().cloned()).collect();
+        Launch { argv, env: Vec::new() }
+    }
 }
 
 fn text(config: &Config, runc: &Path) -> String {

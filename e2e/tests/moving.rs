@@ -2,12 +2,11 @@
 //! configuration, up to a service's own word that it would take what was written.
 #![allow(clippy::unwrap_used)]
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
+use e2e::Node;
 use e2e::command::{Said, command, run};
-use e2e::node::{Launch, Node};
 use e2e::peer;
 use e2e::programs::{Programs, tool};
 use serde_json::Value;
@@ -158,11 +157,7 @@ fn a_node_moves_from_containerd() {
     node.remove_all_pods();
     node.terminate();
 
-    let etc = node.machine.dir().join("etc");
-    let file = node.machine.dir().join("containerd.toml");
-    let mut migrate = node.machine.command(Programs::dev().gantline);
-    migrate.args(["migrate", "containerd", "-o", "json", "--file"]).arg(&file).arg("--write").arg(&etc);
-    let report = json(&run(&mut migrate));
+    let moved = peer::Migrated::of(&node);
     let expected = [
         "cgroup.driver",
         "default_runtime",
@@ -172,31 +167,11 @@ fn a_node_moves_from_containerd() {
         "runtimes.runc.path",
     ];
     let carried: Vec<&str> =
-        of_outcome(&report, "carried").iter().filter_map(|finding| finding["to"].as_str()).collect();
+        of_outcome(&moved.report, "carried").iter().filter_map(|finding| finding["to"].as_str()).collect();
     for key in expected {
         assert!(carried.iter().any(|to| to.starts_with(key)), "{key}: {carried:?}");
     }
-    // What is the machine's and not the host's, as for every node here.
-    fs::create_dir(etc.join("config.d")).unwrap();
-    let text = format!(
-        "[network]\ncache_dir = {:?}\n[pods]\nshim = {:?}\n",
-        node.config.cni_cache,
-        Programs::dev().shim.canonicalize().unwrap()
-    );
-    fs::write(etc.join("config.d/harness.toml"), text).unwrap();
-    let root = node.machine.dir().join("gantline/root");
-    let (program, file) = (Programs::dev().gantline, etc.join("config.toml"));
-    let words = ["serve", "--state", "/run/gantline-moved", "--config"].map(OsStr::new);
-    let paths = [
-        file.as_os_str(),
-        "--root".as_ref(),
-        root.as_os_str(),
-        "--socket".as_ref(),
-        node.config.socket.as_os_str(),
-    ];
-    let argv = [program.as_os_str()].into_iter().chain(words).chain(paths);
-    let argv = argv.map(|word| word.to_string_lossy().into_owned()).collect();
-    node.becomes(Launch { argv, env: Vec::new() });
+    node.becomes(moved.command("serve"), &moved.socket);
     node.start_service();
     serves(&node, "after");
     node.remove_all_pods();

@@ -108,7 +108,7 @@ fn hold() -> e2e::Result<()> {
     let cluster = Cluster::start_telling(Settings { release, ..Settings::default() }, tell);
     let ended = e2e::cri::runtime().block_on(async {
         let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let _ = writeln!(std::io::stdout(), "{WHOLE}{}", cluster.kubeconfig().display());
+        let _ = writeln!(std::io::stdout(), "{WHOLE}{}", cluster.place.kubeconfig().display());
         end.recv().await;
         Ok(())
     });

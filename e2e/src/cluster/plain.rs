@@ -13,6 +13,7 @@ use super::{
     spawn_logged,
 };
 use crate::bench::pss_mib;
+use crate::command::{Said, run};
 use crate::node::Node;
 use crate::programs::tool;
 use crate::wait::eventually;
@@ -22,7 +23,8 @@ const READY: Duration = Duration::from_secs(120);
 
 /// A node of any CRI service, a kubelet, etcd and the control plane. Dropping it removes everything.
 pub struct Plain {
-    // In this order they go.
+    // In this order they go: the kubelet first, so that nobody starts what others end.
+    kubelet: Option<Child>,
     processes: Vec<Child>,
     /// The API server's client.
     pub api: Api,
@@ -56,13 +58,8 @@ impl Plain {
         });
         // Nothing of the pods that are measured is on the node's runtime, so that all of its work is theirs.
         own_group(&node);
-        processes.push(spawn_kubelet(&node, &place, &Settings::default()));
-        let cluster = Self { processes, api, node, place, _uplink: uplink };
-        eventually("the node is Ready", READY, || match cluster.api.node_is_ready() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(super::tail(&cluster.place.dir.join("kubelet.log"), 20)),
-            Err(error) => Err(error.to_string()),
-        });
+        let mut cluster = Self { kubelet: None, processes, api, node, place, _uplink: uplink };
+        cluster.start_kubelet();
         eventually("the namespace has its service account", READY, || {
             match cluster.api.get("ServiceAccount", "default", "default") {
                 Ok(Some(_)) => Ok(()),
@@ -70,6 +67,31 @@ impl Plain {
             }
         });
         cluster
+    }
+
+    /// Starts the kubelet on the node's service as it now is, and waits until the node is Ready.
+    #[track_caller]
+    pub fn start_kubelet(&mut self) {
+        assert!(self.kubelet.is_none(), "the kubelet runs already");
+        self.kubelet = Some(spawn_kubelet(&self.node, &self.place, &Settings::default()));
+        eventually("the node is Ready", READY, || match self.api.node_is_ready() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(super::tail(&self.place.dir.join("kubelet.log"), 20)),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+
+    /// Ends the kubelet; pods run on.
+    #[track_caller]
+    pub fn stop_kubelet(&mut self) {
+        let mut kubelet = self.kubelet.take().expect("the kubelet runs");
+        kubelet.kill().and_then(|()| kubelet.wait()).expect("end the kubelet");
+    }
+
+    /// Runs `kubectl` to its end.
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> Said {
+        run(&mut self.place.kubectl(args))
     }
 
     /// CPU time since its start of the service with all that it started, and of what stands in pods' own cgroups,
@@ -107,8 +129,7 @@ impl Plain {
 
 impl Drop for Plain {
     fn drop(&mut self) {
-        // The kubelet first, so that nobody starts what others end.
-        for process in self.processes.iter_mut().rev() {
+        for process in self.kubelet.iter_mut().chain(self.processes.iter_mut().rev()) {
             let _ = process.kill();
             let _ = process.wait();
         }

@@ -170,7 +170,7 @@ impl<'c> Room<'c> {
 
     /// A command that runs `kubectl` in this namespace.
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
-        self.cluster.kubectl_command(&[&["--namespace", self.name.as_str()], args].concat())
+        self.cluster.place.kubectl(&[&["--namespace", self.name.as_str()], args].concat())
     }
 
     /// Runs `kubectl` in this namespace.

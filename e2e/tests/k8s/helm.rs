@@ -51,7 +51,7 @@ const MONITORING: [&str; 4] = [
 /// A command that runs helm against the cluster, with files of its own.
 fn helm_command(cluster: &Cluster, args: &[&str]) -> Command {
     let mut line = command(tool("helm"));
-    line.arg("--kubeconfig").arg(cluster.kubeconfig()).args(args);
+    line.arg("--kubeconfig").arg(cluster.place.kubeconfig()).args(args);
     for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
         line.env(variable, cluster.place.dir.join("helm"));
     }

@@ -46,7 +46,7 @@ fn exec_on_a_terminal(cluster: &Cluster) {
     let exec = format!(
         "stty rows 33 cols 77; {} --kubeconfig {} -n {} exec -it main -- sh -c 'tty; i=0; until [ \"$(stty size 2>/dev/null)\" = \"33 77\" ] || [ $i = 600 ]; do usleep 50000; i=$((i+1)); done; stty size'",
         e2e::programs::tool("kubectl").display(),
-        cluster.kubeconfig().display(),
+        cluster.place.kubeconfig().display(),
         room.name
     );
     let said = e2e::command::run(line.args(["-qec", &exec, "/dev/null"])).ok();
