@@ -85,8 +85,8 @@ fn somebody_else_than_root_is_told_what_was_not_asked() {
     assert!(looked_at(&report).len() > 15, "{report}");
 }
 
-/// A node's files with a configuration of containerd's.
-fn node_with(config: &str) -> tempfile::TempDir {
+/// A node's files: the other runtime's, an OCI runtime, the kubelet's word for `socket`.
+fn node_with(files: &[(&str, &str)], socket: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let write = |path: &str, text: &str, mode: u32| {
         let path = dir.path().join(path);
@@ -94,14 +94,15 @@ fn node_with(config: &str) -> tempfile::TempDir {
         fs::write(&path, text).unwrap();
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     };
-    write("etc/containerd/config.toml", config, 0o644);
+    files.iter().for_each(|(path, text)| write(path, text, 0o644));
     write("usr/bin/runc", "#!/bin/sh\n", 0o755);
-    write(
-        "var/lib/kubelet/instance-config.yaml",
-        "containerRuntimeEndpoint: unix:///run/containerd/containerd.sock\n",
-        0o644,
-    );
+    let endpoint = format!("containerRuntimeEndpoint: unix://{socket}\n");
+    write("var/lib/kubelet/instance-config.yaml", &endpoint, 0o644);
     dir
+}
+
+fn node_of_containerd(config: &str) -> tempfile::TempDir {
+    node_with(&[("etc/containerd/config.toml", config)], "/run/containerd/containerd.sock")
 }
 
 fn of_outcome<'a>(report: &'a Value, outcome: &str) -> Vec<&'a Value> {
@@ -110,7 +111,7 @@ fn of_outcome<'a>(report: &'a Value, outcome: &str) -> Vec<&'a Value> {
 
 #[test]
 fn what_is_written_is_accepted_and_nothing_is_overwritten() {
-    let node = node_with(
+    let node = node_of_containerd(
         "version = 2\n[debug]\nlevel = 'debug'\n[plugins.'io.containerd.grpc.v1.cri'.registry.mirrors.'docker.io']\nendpoint = ['https://mirror.example']\n",
     );
     let from = node.path().to_str().unwrap();
@@ -140,6 +141,67 @@ fn what_is_written_is_accepted_and_nothing_is_overwritten() {
     assert_ne!(fs::read_to_string(&config).unwrap(), "# mine\n");
 }
 
+/// A node of CRI-O's by its files, in the places where its packages put them.
+#[test]
+fn crio_and_its_registries_are_carried_over() {
+    let crio = "[crio.runtime]\ndefault_runtime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nlog_level = \"debug\"\n\
+                [crio.runtime.runtimes.runc]\nruntime_path = \"/usr/bin/runc\"\n[crio.network]\n\
+                network_dir = \"/etc/cni/other.d\"\n";
+    let registries = "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nlocation = \"docker.io\"\n\
+                      [[registry.mirror]]\nlocation = \"mirror.example:5000\"\ninsecure = true\n";
+    let files = [
+        ("etc/crio/crio.conf", "[crio.runtime]\nlog_level = \"info\"\n"),
+        ("etc/crio/crio.conf.d/10-node.conf", crio),
+        ("etc/containers/registries.conf", registries),
+    ];
+    let node = node_with(&files, "/run/crio/crio.sock");
+    let from = node.path().to_str().unwrap();
+    let told = gantline(&["migrate", "crio", "--from", from]).ok();
+    assert!(told.contains("/var/lib/kubelet/instance-config.yaml:1 says containerRuntimeEndpoint"), "{told}");
+    let etc = tempfile::tempdir().unwrap();
+    let to = etc.path().join("gantline");
+    let to = to.to_str().unwrap();
+    let report = json(&gantline(&["migrate", "crio", "--from", from, "--write", to, "-o", "json"]));
+    assert!(!of_outcome(&report, "carried").is_empty(), "{report:#}");
+    let config = format!("{to}/config.toml");
+    gantline(&["config", "check", "--config", &config]).ok();
+    let applies = gantline(&["config", "dump", "--config", &config]).ok();
+    for line in [
+        "level = \"debug\" #",
+        "conf_dir = \"/etc/cni/other.d\" #",
+        "driver = \"cgroupfs\" #",
+        "default_runtime = \"runc\" #",
+        "path = \"/usr/bin/runc\" #",
+    ] {
+        assert!(applies.contains(line), "{line}: {applies}");
+    }
+    let hosts = fs::read_to_string(format!("{to}/certs.d/docker.io/hosts.toml")).unwrap();
+    assert!(hosts.contains("[host.\"http://mirror.example:5000\"]"), "{hosts}");
+}
+
+/// What the paper says to write, for k3s say, is taken as it stands there.
+#[test]
+fn the_papers_configurations_are_taken() {
+    let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let paper = fs::read_to_string(paper).unwrap();
+    let files = paper.split("cat >/etc/gantline/").skip(1).map(|rest| rest.split_once(" <<EOF\n").unwrap());
+    let mut count = 0;
+    for (name, rest) in files {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, rest.split_once("\nEOF\n").unwrap().0).unwrap();
+        let config = dir.path().join("config.toml");
+        fs::write(&config, "").unwrap();
+        let config = config.to_str().unwrap();
+        gantline(&["config", "check", "--config", config]).ok();
+        let dumped = gantline(&["config", "dump", "--config", config]).ok();
+        assert!(dumped.contains(name), "nothing of {name} applies: {dumped}");
+        count += 1;
+    }
+    assert!(count > 0, "no file is there to be looked at");
+}
+
 /// The whole way on one machine: pods on containerd, drained; its file migrated as it is; the same pods on Gantline, from the
 /// same registry, in the same network.
 #[test]
@@ -154,6 +216,17 @@ fn a_node_moves_from_containerd() {
         assert!(!pod.ip().is_empty(), "{name} has no address");
     };
     serves(&node, "before");
+    let says = |node: &Node| {
+        let said = run(node.machine.command(Programs::dev().gantline).args(["check", "-o", "json"]));
+        let findings = json(&said)["findings"].as_array().unwrap().clone();
+        let of_others = findings.iter().filter(|one| one["subject"] == "other runtimes");
+        of_others.map(|one| format!("{} {}", one["level"], one["found"])).collect::<Vec<_>>().join("; ")
+    };
+    let pid = node.service_pid().unwrap();
+    let neighbour = says(&node);
+    let expected =
+        format!("containerd answers at {}, by containerd (pid {pid})", node.config.socket.display());
+    assert!(neighbour.starts_with("\"warn\"") && neighbour.contains(&expected), "{neighbour}");
     node.remove_all_pods();
     node.terminate();
 
@@ -172,6 +245,7 @@ fn a_node_moves_from_containerd() {
         assert!(carried.iter().any(|to| to.starts_with(key)), "{key}: {carried:?}");
     }
     node.becomes(moved.command("serve"), &moved.socket);
+    assert!(!says(&node).contains("answers"), "{}", says(&node));
     node.start_service();
     serves(&node, "after");
     node.remove_all_pods();
@@ -181,7 +255,7 @@ fn a_node_moves_from_containerd() {
 #[test]
 fn every_key_of_containerds_own_default_is_told_of() {
     let default = run(command(tool("containerd")).args(["config", "default"])).ok();
-    let node = node_with(&default);
+    let node = node_of_containerd(&default);
     let report =
         json(&gantline(&["migrate", "containerd", "--from", node.path().to_str().unwrap(), "-o", "json"]));
     let told: Vec<&str> =

@@ -37,6 +37,7 @@ mod cadvisor;
 mod gates;
 mod helm;
 mod images;
+mod installer;
 mod lifecycle;
 mod network;
 mod node;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         images::TESTS,
         cadvisor::TESTS,
         helm::TESTS,
+        installer::TESTS,
     ];
     let chosen = |tests: Vec<Test>| -> VecDeque<Test> {
         let short = |(name, test): Test| (name.trim_start_matches("k8s::"), test);
