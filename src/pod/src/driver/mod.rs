@@ -10,6 +10,7 @@ mod doing;
 mod exits;
 mod finish;
 mod handle;
+mod policy;
 mod recover;
 mod shim;
 mod view;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use kernel::cgroup::Hierarchy;
 use kernel::clock::now;
 use model::limits::POD_QUEUE_MAX;
-use model::{ContainerConfig, ContainerId, PodConfig, PodId, Resources, Signal, UnixNanos};
+use model::{ContainerId, PodId, Resources, Signal, UnixNanos};
 use shim_client::Shim;
 use telemetry::{Counter, CounterBy, field};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,10 +38,10 @@ use crate::index::Index;
 use crate::meter::Meter;
 use crate::overview::Recovery;
 use crate::probe::Prober;
-use crate::queue::{self, Ask, ContainerFact, Facts, Job, PodFact, Refusal, Verdict};
+use crate::queue::{self, Ask, Job, Verdict};
 use crate::records::{Change, ContainerRecord, PodRecord, Records};
 use crate::sandbox::{self, NotMade};
-use crate::state::{ContainerPhase, PodPhase, PodView};
+use crate::state::PodView;
 use crate::story::{Doing, Troubles};
 
 use self::handle::{Answer, Waiter};
@@ -318,56 +319,6 @@ impl Driver {
         });
     }
 
-    /// A request as the policy sees it; `None` for what needs no policy.
-    fn as_ask(&self, request: &Request) -> Option<Ask> {
-        Some(match request {
-            Request::Run(config) => Ask::Run { same_request: same_pod(config, &self.record.config) },
-            Request::StopPod => Ask::StopPod,
-            Request::RemovePod => Ask::RemovePod,
-            Request::Create(config, _) => Ask::Create {
-                taken: self.named(config).map(|(id, record)| (id.clone(), record.config == *config)),
-            },
-            Request::Start(id) => Ask::Start(id.clone()),
-            Request::Stop(id, _) => Ask::Stop(id.clone()),
-            Request::Remove(id) => Ask::Remove(id.clone()),
-            Request::Update(id, resources) => Ask::Update(id.clone(), resources.clone()),
-            Request::UpdatePod { .. } => return None,
-        })
-    }
-
-    /// The container that has the identity that `config` asks for.
-    fn named(&self, config: &ContainerConfig) -> Option<(&ContainerId, &ContainerRecord)> {
-        self.containers
-            .iter()
-            .find(|(_, record)| record.config.name == config.name && record.config.attempt == config.attempt)
-    }
-
-    fn facts(&self) -> Facts {
-        Facts {
-            pod: match self.record.phase {
-                PodPhase::Creating => PodFact::Creating,
-                PodPhase::Ready => PodFact::Ready,
-                PodPhase::Stopping => PodFact::Stopping,
-                PodPhase::NotReady { .. } => PodFact::NotReady,
-                PodPhase::Removing => PodFact::Removing,
-            },
-            containers: self
-                .containers
-                .iter()
-                .map(|(id, record)| (id.clone(), fact(&record.phase)))
-                .collect(),
-            jobs: self.running.values().map(|begun| begun.job.clone()).collect(),
-            end_is_asked_for: self.end_is_asked_for,
-        }
-    }
-
-    fn outcome(&self, ask: &Ask) -> Outcome {
-        match ask {
-            Ask::Create { taken: Some((id, _)) } => Outcome::Container(id.clone()),
-            _ => Outcome::Done,
-        }
-    }
-
     fn answer(&self, waiter: Waiter, answer: Answer) {
         // A client that went away has no use for the answer.
         let _ = waiter.answer.send(answer);
@@ -399,49 +350,6 @@ impl Driver {
             pod.name = identity.name,
             pod.namespace = identity.namespace,
         )
-    }
-
-    fn refused(&self, refusal: Refusal, request: &Request) -> PodError {
-        const OTHER: &str = "from a different request";
-        const PAST: &str = "and is past that";
-        let attempt = match request {
-            Request::Start(_) => "start",
-            Request::Update(..) => "update the resources of",
-            Request::Create(..) => "create a container",
-            _ => "run",
-        };
-        let why = if refusal == Refusal::OtherRequest { OTHER } else { PAST };
-        match (refusal, request) {
-            (Refusal::OtherRequest | Refusal::PastThat, Request::Create(config, _)) => {
-                let id = self.named(config).map(|(id, _)| id.clone());
-                match id {
-                    Some(id) => PodError::ContainerExists {
-                        pod: self.id.clone(),
-                        name: config.name.clone(),
-                        attempt: config.attempt,
-                        id,
-                        why,
-                    },
-                    None => PodError::ContainerNotFound(config.name.clone()),
-                }
-            }
-            (Refusal::OtherRequest | Refusal::PastThat, _) => PodError::PodExists {
-                identity: self.record.config.identity.clone(),
-                id: self.id.clone(),
-                why,
-            },
-            (Refusal::ContainerState, Request::Start(id) | Request::Update(id, _)) => {
-                PodError::ContainerState {
-                    attempt,
-                    container: id.clone(),
-                    state: self.containers.get(id).map_or("gone", |record| record.phase.word()),
-                }
-            }
-            (Refusal::NoContainer, Request::Start(id) | Request::Update(id, _)) => {
-                PodError::ContainerNotFound(id.to_string())
-            }
-            _ => PodError::PodState { attempt, pod: self.id.clone(), state: self.record.phase.word() },
-        }
     }
 
     // === What changes is committed, then published, then told ===
@@ -502,13 +410,6 @@ impl Driver {
     }
 }
 
-/// Whether a request is the one that a pod was made from. What was updated since is not part of it.
-fn same_pod(asked: &PodConfig, made: &PodConfig) -> bool {
-    let updated =
-        PodConfig { overhead: made.overhead.clone(), resources: made.resources.clone(), ..asked.clone() };
-    updated == *made
-}
-
 /// The moment after some time, which a client may have chosen as long as it likes.
 fn after(time: Duration) -> Instant {
     const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -517,15 +418,4 @@ fn after(time: Duration) -> Instant {
 
 fn ends_the_pod(request: &Request) -> bool {
     matches!(request, Request::StopPod | Request::RemovePod)
-}
-
-fn fact(phase: &ContainerPhase) -> ContainerFact {
-    match phase {
-        ContainerPhase::Creating => ContainerFact::Creating,
-        ContainerPhase::Created => ContainerFact::Created,
-        ContainerPhase::Starting => ContainerFact::Starting,
-        ContainerPhase::Running { .. } => ContainerFact::Running,
-        ContainerPhase::Exited(_) => ContainerFact::Exited,
-        ContainerPhase::Removing(_) => ContainerFact::Removing,
-    }
 }
