@@ -1,4 +1,4 @@
-//! Exec, attach and port-forward by crictl over both of its transports, and clients that mean no good.
+//! Exec, attach and port-forward by crictl over both of its transports.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use api::v1;
 use e2e::command::{Said, command, run, run_with_input};
 use e2e::{Container, Node, Pod, eventually, patience, patient};
 
@@ -397,158 +396,6 @@ fn a_forwarded_connection_is_half_closed_both_ways_and_a_closed_port_says_so() {
         let said: Said = forward.child.take().unwrap().wait_with_output().unwrap().into();
         assert!(said.stderr.contains("refused"), "{transport}: {said:?}");
     }
-    pod.remove();
-    node.leaves_nothing();
-}
-
-/// A URL for an exec, as its address and path.
-fn exec_url(node: &Node, container: &Container<'_>, argv: &[&str]) -> (SocketAddr, String) {
-    let request = v1::ExecRequest {
-        container_id: container.id.clone(),
-        cmd: argv.iter().map(|word| word.to_string()).collect(),
-        stdout: true,
-        ..Default::default()
-    };
-    let url = node.cri().exec(request).unwrap().url;
-    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    (address.parse().unwrap(), format!("/{path}"))
-}
-
-/// Upgrades to SPDY; the connection, or the status that refuses it.
-fn upgrade(to: SocketAddr, path: &str) -> Result<TcpStream, String> {
-    let mut stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(patient(SOON))).unwrap();
-    let head = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io";
-    write!(stream, "POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").unwrap();
-    let status = head_of(&mut stream).split(' ').nth(1).unwrap().to_string();
-    if status == "101" { Ok(stream) } else { Err(status) }
-}
-
-/// The head of an HTTP answer, and nothing of what follows.
-fn head_of(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    String::from_utf8(head).unwrap()
-}
-
-/// A message of a WebSocket that the service sends, of less than 64 KiB (RFC 6455, 5.2).
-fn message(stream: &mut TcpStream) -> Vec<u8> {
-    let mut head = [0; 2];
-    stream.read_exact(&mut head).unwrap();
-    let mut length = u16::from(head[1]);
-    if length == 126 {
-        let mut bytes = [0; 2];
-        stream.read_exact(&mut bytes).unwrap();
-        length = u16::from_be_bytes(bytes);
-    }
-    let mut payload = vec![0; usize::from(length)];
-    stream.read_exact(&mut payload).unwrap();
-    payload
-}
-
-#[test]
-fn ports_of_the_request_are_numbered_channels_of_a_plain_websocket() {
-    let node = Node::start();
-    let pod = node.pod("numbered").run();
-    listens(&pod.container("main").sh("while :; do nc -l -p 7 -e sh -c 'echo hello; cat'; done").start(), 7);
-    let request = v1::PortForwardRequest { pod_sandbox_id: pod.id.clone(), port: vec![7, 9] };
-    let url = node.cri().port_forward(request).unwrap().url;
-    let (to, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    node.machine.on_its_network(|| {
-        let mut stream = TcpStream::connect(to).unwrap();
-        stream.set_read_timeout(Some(patient(SOON))).unwrap();
-        let head = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v4.channel.k8s.io";
-        write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").unwrap();
-        let answer = head_of(&mut stream).to_ascii_lowercase();
-        // RFC 6455's own example, 1.3.
-        assert!(
-            answer.contains("s3pplmbitxaq9kygzzhzrbk+xoo=") && answer.contains("v4.channel.k8s.io"),
-            "{answer}"
-        );
-        for port in [[0, 7, 0], [1, 7, 0], [2, 9, 0], [3, 9, 0]] {
-            assert_eq!(message(&mut stream), port);
-        }
-        stream.write_all(&[0x82, 0x85, 0, 0, 0, 0, 0, b'a', b'b', b'c', b'\n']).unwrap();
-        let (mut data, mut error) = (Vec::new(), Vec::new());
-        while data != b"hello\nabc\n" || error.is_empty() {
-            match message(&mut stream).split_first().unwrap() {
-                (0, bytes) => data.extend_from_slice(bytes),
-                (3, bytes) => error.extend_from_slice(bytes),
-                other => panic!("{other:?}"),
-            }
-        }
-        assert!(String::from_utf8(error).unwrap().contains("refused"));
-    });
-    pod.remove();
-    node.leaves_nothing();
-}
-
-#[test]
-fn a_url_is_good_once_and_a_guess_is_good_for_nothing() {
-    let node = Node::start();
-    let (pod, container) = busy(&node);
-    let (to, path) = exec_url(&node, &container, &["true"]);
-    node.machine.on_its_network(|| {
-        assert!(upgrade(to, "/exec/00000000000000000000000000000000").is_err_and(|status| status == "404"));
-        assert!(upgrade(to, "/").is_err_and(|status| status == "404"));
-        upgrade(to, &path).expect("the first to come");
-        assert!(upgrade(to, &path).is_err_and(|status| status == "404"), "the second");
-    });
-    let (to, path) = exec_url(&node, &container, &["true"]);
-    let other = path.replace("/exec/", "/attach/");
-    node.machine.on_its_network(|| {
-        assert!(upgrade(to, &other).is_err_and(|status| status == "404"), "a token is for one thing");
-        assert!(upgrade(to, &path).is_err_and(|status| status == "404"), "which spends it");
-    });
-    // A container that has ended meanwhile is told of at once.
-    container.stop(0);
-    let said = crictl(&node, "exec", "spdy", &[&container.id, "true"], b"").fails();
-    assert!(said.contains("exited"), "{said}");
-    pod.remove();
-    node.leaves_nothing();
-}
-
-#[test]
-fn hostile_frames_end_their_connection_and_nothing_else() {
-    let node = Node::start();
-    let (pod, container) = busy(&node);
-    let before = node.descriptors();
-    let zlib_rubbish = [&[0x80, 3, 0, 1, 0, 0, 0, 20][..], &[0; 10], &[0xde; 10]].concat();
-    let huge_control = [&[0x80, 3, 0, 4, 0, 0xff, 0xff, 0xff][..], &[0; 1024]].concat();
-    for bytes in [zlib_rubbish, huge_control, vec![0xff; 4096]] {
-        let (to, path) = exec_url(&node, &container, &["true"]);
-        node.machine.on_its_network(|| {
-            let mut stream = upgrade(to, &path).unwrap();
-            stream.write_all(&bytes).unwrap();
-            // The end, or a reset over what was not read; but no waiting.
-            let mut answer = Vec::new();
-            if let Err(error) = stream.read_to_end(&mut answer) {
-                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it is still open");
-            }
-        });
-    }
-    // A flood on which nobody acts and which nobody reads.
-    let (to, path) = exec_url(&node, &container, &["true"]);
-    node.machine.on_its_network(|| {
-        let mut stream = upgrade(to, &path).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-        let ping = [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1];
-        let window = [0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff];
-        let many: Vec<u8> = (0..1000).flat_map(|_| [&ping[..], &window].concat()).collect();
-        for _ in 0..300 {
-            if stream.write_all(&many).is_err() {
-                break;
-            }
-        }
-    });
-    let said = crictl(&node, "exec", "spdy", &[&container.id, "echo", "unharmed"], b"").ok();
-    assert_eq!(said, "unharmed\n");
-    no_descriptor_leaks(&node, before);
     pod.remove();
     node.leaves_nothing();
 }
