@@ -1,7 +1,7 @@
 # The doors. `make help` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help demo test cluster cluster-down k8s test-k8s conformance vm-test vm-kubeadm check bench bench-k8s bench-lists bench-polling
-.PHONY: build build-dev plugins deb package-tools host-before shim install tools setup fmt clippy tidy units deny e2e
+.PHONY: build build-dev plugins deb package-tools host-before shim install tools setup fmt clippy links tidy units deny e2e
 
 CARGO ?= cargo
 # The shim is linked statically, which wants an explicit target.
@@ -45,7 +45,7 @@ conformance: setup build-dev ## critest whole: runc, crun, over WebSocket, in pa
 	@$(CARGO) build --locked -q -p e2e --bin conformance
 	@$(TARGET)/debug/conformance
 
-check: setup fmt clippy tidy units deny ## The quick one: formatting, lints, tidy, units, licences (root, as make test)
+check: setup fmt clippy links tidy units deny ## The quick one: formatting, lints, tidy, units, licences (root, as make test)
 
 vm-test: setup build ## Test cgroup v2, systemd and the Debian package in an emulated machine (root; an hour or two)
 	@e2e/tools/build.sh crictl critest runc cni-plugins
@@ -107,6 +107,11 @@ fmt:
 
 clippy:
 	@$(CARGO) clippy --locked --workspace --all-targets --features gantline/pages -- -D warnings
+
+# What comments point at is there.
+links:
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+		$(CARGO) doc --locked -q --no-deps --document-private-items --workspace
 
 tidy:
 	@$(CARGO) test --locked -q -p e2e --lib --test tidy

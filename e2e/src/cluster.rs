@@ -235,7 +235,7 @@ impl Cluster {
         self.api.node_is_ready()
     }
 
-    /// [`eventually`], as long as a whole cluster may take, with the last words of service and kubelet.
+    /// [`crate::eventually`], as long as a whole cluster may take, with the last words of service and kubelet.
     #[track_caller]
     fn wait(&self, what: &str, mut check: impl FnMut() -> Result<(), String>) {
         let start = Instant::now();

@@ -37,7 +37,7 @@ pub(crate) struct RootLock {
 
 impl RootLock {
     /// Takes `<root>/lock`, making the directory where it is absent. Does not wait for a holder that lives; for the
-    /// children of one that was killed, a [moment](crate::moment).
+    /// children of one that was killed, a [moment].
     pub(crate) fn take(root: &Path) -> Result<Self, LockError> {
         fs::create_dir_all(root).map_err(|e| SysError::path("create directory", root, e))?;
         let path = root.join("lock");

@@ -47,7 +47,7 @@ pub use store::CommitSink;
 /// The interface that every pod has (the kubelet and critest expect this name).
 pub const POD_INTERFACE: &str = "eth0";
 
-/// What gives pods their network. Two implementations: [`Cni`], and the faulty [`fake`] for tests of those
+/// What gives pods their network. Two implementations: [`Cni`], and the faulty `fake` for tests of those
 /// who use it.
 #[async_trait]
 pub trait PodNetwork: Send + Sync {

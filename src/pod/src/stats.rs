@@ -168,7 +168,7 @@ pub struct Processes {
 // === impl Usage ===
 
 impl Usage {
-    /// What the counters of a group mean to a client. `cpu_nano_cores` comes from [`Sampler::rate`].
+    /// What the counters of a group mean to a client. `cpu_nano_cores` comes from [`crate::meter`].
     pub fn new(stats: &CgroupStats, at: UnixNanos, cpu_nano_cores: Option<u64>) -> Self {
         let memory = &stats.memory;
         let available = |working_set: u64| memory.limit.map_or(0, |limit| limit.saturating_sub(working_set));

@@ -2,7 +2,7 @@
 //! told with why not and what to do, or needs nothing; none is passed over in silence.
 //!
 //! The tables of [`containerd`] and [`crio`] say what becomes of each key; what takes more than one key to tell has a
-//! module of its own. Nothing is written here: [`write`] does that, when it is asked to.
+//! module of its own. Nothing is written here: [`mod@write`] does that, when it is asked to.
 
 mod containerd;
 mod crio;

@@ -33,7 +33,7 @@ impl Hierarchy {
         })
     }
 
-    /// From two texts as /proc/<pid>/cgroup has them (cgroups(7)).
+    /// From two texts as `/proc/PID/cgroup` has them (cgroups(7)).
     fn seats_of(&self, theirs: &str, own: &str) -> Result<Seats, String> {
         let mut seats = Seats::default();
         for line in theirs.lines().filter(|line| !own.lines().any(|own| own == *line)) {
