@@ -168,7 +168,14 @@ impl Server {
                 process::drain_signal_fd(&self.signals);
                 self.reap();
             }
-            Source::Peer => self.serve(ready.token),
+            Source::Peer => {
+                self.serve(ready.token);
+                // The service is dead. What it has sent is done before its successor is heard, whom this batch can accept at
+                // the earliest.
+                while ready.hangup && self.peers.contains_key(&ready.token) {
+                    self.serve(ready.token);
+                }
+            }
             Source::Output(id, stream) => {
                 if let Some(container) = self.containers.get_mut(&id) {
                     let _: Got = container.pump(&mut self.watch, stream, &mut self.buffer, now());

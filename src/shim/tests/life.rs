@@ -4,13 +4,14 @@
 mod node;
 
 use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use model::{Classify as _, ErrorKind, Signal, chain};
 use node::{Node, Want, able, exit, records, sh, texts, within};
 use shim_client::{ShimError, Shims as _, exit_records};
-use wire::Event;
+use wire::{Event, Frame, ReplyBody, Request, RequestBody};
 
 #[tokio::test]
 async fn a_container_runs_is_logged_and_leaves_a_record() {
@@ -345,4 +346,53 @@ async fn a_shim_whose_pod_was_removed_before_anybody_connected_ends() {
     fs::remove_dir_all(&dir).unwrap();
     within(Duration::from_secs(13), "end of the shim", async || (shims() == 0).then_some(())).await;
     assert!(!dir.exists() && !exits.exists());
+}
+
+/// A service that is killed may have sent what its shim has not read yet. Whoever comes next is not to be told that there
+/// are no such containers, and find them later.
+#[tokio::test]
+async fn what_a_dead_service_sent_is_done_before_its_successor_is_heard() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let bundles: Vec<_> = (0..6).map(|_| node.bundle(&sh("sleep 1000"))).collect();
+    let mut wanted: Vec<_> = bundles.iter().map(|bundle| bundle.container.clone()).collect();
+    wanted.sort();
+    let connect = || {
+        let dir = node.shims_log().parent().unwrap().to_owned();
+        kernel::seqpacket::connect(&dir.join("shim.sock")).unwrap()
+    };
+    let send = |socket: &OwnedFd, seq: u64, body: RequestBody| {
+        let frame = Frame::Request(Request { seq, body }).encode().unwrap();
+        kernel::seqpacket::send(socket.as_fd(), &frame, &[]).unwrap();
+    };
+    let dying = connect();
+    kernel::pidfd::signal(shim.pid(), rustix::process::Signal::STOP.as_raw()).unwrap();
+    for (seq, bundle) in (1..).zip(bundles) {
+        send(&dying, seq, RequestBody::Run(Box::new(bundle)));
+    }
+    drop(dying);
+    let successor = connect();
+    send(&successor, 1, RequestBody::Hello);
+    send(&successor, 2, RequestBody::State(None));
+    kernel::pidfd::signal(shim.pid(), rustix::process::Signal::CONT.as_raw()).unwrap();
+    let held = within(Duration::from_secs(10), "an answer", || async {
+        let mut buffer = vec![0; 1 << 20];
+        let message = kernel::seqpacket::receive(successor.as_fd(), &mut buffer).ok()?;
+        match Frame::decode(&buffer[..message.length]).unwrap() {
+            Frame::Reply(reply) => match reply.outcome.unwrap() {
+                ReplyBody::State(state) => Some(state.containers),
+                _ => None,
+            },
+            _ => None,
+        }
+    })
+    .await;
+    assert_eq!(held.into_iter().map(|state| state.container).collect::<Vec<_>>(), wanted);
+    for id in wanted {
+        shim.delete(&id).await.unwrap();
+    }
+    shim.shutdown().await.unwrap();
 }
