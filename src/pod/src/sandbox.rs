@@ -12,10 +12,11 @@ mod namespaces;
 use std::sync::Arc;
 
 use kernel::cgroup::Hierarchy;
-use model::{NamespaceMode, PodConfig, PodId};
+use model::{Classify as _, ErrorKind, NamespaceMode, PodConfig, PodId};
 use network::{Attach, Attached, PodNetwork};
 use shim_client::{Shim, ShimError, ShimSpec, Shims};
 use telemetry::{Stages, field};
+use tracing::warn;
 
 use crate::config::{PodPaths, PodsConfig};
 use crate::error::{Cause, PodError};
@@ -245,13 +246,31 @@ impl Site<'_> {
         }
     }
 
+    /// Shuts the shim down, and before that ends what it still runs: the pod's containers are removed already, so that
+    /// is one whose start it went on with after its service had given that up.
+    async fn shut_down(&self, shim: &Shim) -> Result<(), ShimError> {
+        match shim.shutdown().await {
+            Err(error) if error.kind() == ErrorKind::WrongState => {}
+            ended => return ended,
+        }
+        for held in shim.state().await? {
+            warn!(
+                pod.id = self.pod.as_str(),
+                container.id = held.container.as_str(),
+                "a container nobody knows"
+            );
+            shim.delete(&held.container).await?;
+        }
+        shim.shutdown().await
+    }
+
     /// Ends the shim, wherever its start or its life stood.
     async fn end_shim(&self) -> Result<(), PodError> {
         let failed = |e: ShimError| PodError::pod_step("end the shim", self.pod, e);
         // Ended is only what does not answer: a connection that was lost in the middle proves nothing.
         loop {
             match self.builder.shims.connect(self.pod).await {
-                Ok(shim) => shim.shutdown().await.map_err(failed)?,
+                Ok(shim) => self.shut_down(&shim).await.map_err(failed)?,
                 Err(ShimError::NotRunning { .. }) => break,
                 Err(error) => return Err(failed(error)),
             }

@@ -14,6 +14,7 @@ use model::{ErrorKind, PodConfig};
 use network::fake;
 use node::{Node, container_config, pod_config};
 use pod::{ContainerPhase, EventKind, PodPhase};
+use shim_client::Shims as _;
 
 /// xorshift64*: enough randomness for choices, and repeatable.
 struct Random(u64);
@@ -107,6 +108,34 @@ fn retries_join_and_strangers_are_refused() {
         for id in [ids[0].clone(), finished.pod.id.clone()] {
             pods.remove_pod(id.as_str()).await.unwrap();
         }
+    });
+    drop(runtime);
+    node.assert_empty();
+}
+
+/// A shim may go on with a start that its service had given up: the pod's removal must not be refused for that for ever.
+#[test]
+fn a_container_that_only_the_shim_knows_goes_with_its_pod() {
+    let Some(node) = Node::new(4) else { return };
+    let runtime = node.runtime();
+    runtime.block_on(async {
+        let pods = node.open().await;
+        let pod = pods.run_pod(pod_config("a", 0)).await.unwrap();
+        let stray = shim_client::RunContainer {
+            container: model::ContainerId::from_bytes([7; 32]),
+            bundle: "/nonexistent".into(),
+            runtime: shim_client::OciRuntime::default(),
+            stdio: shim_client::StdioSpec::default(),
+            log: None,
+            memory_cgroup: None,
+            deadline_ms: 1000,
+            restore: None,
+        };
+        node.shims.connect(&pod).await.unwrap().run(stray).await.unwrap();
+        assert_eq!(node.shims.running().len(), 1);
+        pods.stop_pod(pod.as_str()).await.unwrap();
+        pods.remove_pod(pod.as_str()).await.unwrap();
+        assert!(node.shims.running().is_empty());
     });
     drop(runtime);
     node.assert_empty();

@@ -126,6 +126,11 @@ impl FakeShims {
         }
     }
 
+    /// Connections that are not at their end: what was sent over them may be yet to be done.
+    pub fn connections(&self) -> usize {
+        self.world().pods.values().map(|pod| pod.connections.len()).sum()
+    }
+
     async fn open(&self, id: &PodId) -> Result<Shim, ShimError> {
         let (ours, theirs) = seqpacket::pair().map_err(|source| ShimError::System {
             attempt: "connect",
@@ -211,10 +216,11 @@ impl FakeShims {
                     let code = i32::try_from(world.roll() % 256).unwrap_or(0);
                     world.exit(pod, &container, code, None, false);
                 }
-                if ends && done {
+                let ended = ends && done;
+                if ended {
                     world.crash(pod);
                 }
-                !ends
+                !ended
             }
             Fate::LoseAnswer => {
                 let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
