@@ -7,14 +7,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::Machine;
 use crate::command::{Said, command, run};
 use crate::programs::target_dir;
 
 /// What the roots are of: the newest release that the package is for, as `e2e/vm/run.sh` has it.
-const SUITE: &str = "trixie";
+const SUITE: Suite = Suite { version: 13, name: "trixie" };
+/// The releases before that the package is for too.
+const OLDER: [Suite; 1] = [Suite { version: 12, name: "bookworm" }];
 /// What the package depends on, systemd to look at its unit with, and shells to read completions (fish would bring man-db).
 const PACKAGES: &str = "systemd,crun,libseccomp2,containernetworking-plugins,iptables,bash-completion,zsh";
 
@@ -69,15 +71,50 @@ rm -rf "$1.tree"
     path
 }
 
+/// A release of Debian.
+#[derive(Clone, Copy)]
+pub struct Suite {
+    version: u32,
+    /// What its archive calls it.
+    pub name: &'static str,
+}
+
+/// The releases that the package of this machine is for: a program runs with the libc that it was linked with or a newer
+/// one, so that those older than a Debian that the tests run on are left out, which is said.
+#[allow(clippy::print_stderr)]
+pub fn suites() -> Vec<Suite> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let field = |name: &str| {
+        let value = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().trim_matches('"')
+    };
+    // Of another system's libc nothing is known but what was tried: that the newest Debian has it.
+    let built_on =
+        field("VERSION_ID").parse().ok().filter(|_| field("ID") == "debian").unwrap_or(SUITE.version);
+    let (mut suites, left_out): (Vec<_>, Vec<_>) =
+        OLDER.into_iter().partition(|suite| suite.version >= built_on);
+    for suite in left_out {
+        eprintln!("skipped: a package of this machine may want a newer libc than Debian {}'s", suite.version);
+    }
+    suites.push(SUITE);
+    suites
+}
+
 /// A Debian root for one test.
 pub struct Root {
     machine: Machine,
 }
 
 impl Root {
-    /// A new one, as mmdebstrap made it.
+    /// A new one of the newest release, as mmdebstrap made it.
     #[track_caller]
     pub fn new() -> Self {
+        Self::of(SUITE)
+    }
+
+    /// A new one of this release.
+    #[track_caller]
+    pub fn of(suite: Suite) -> Self {
         let machine = Machine::boot();
         let root = Self { machine };
         let script = r#"
@@ -93,7 +130,7 @@ echo force-unsafe-io >"$2/etc/dpkg/dpkg.cfg.d/tests"
 "#;
         let dir = root.machine.dir();
         let mut boot = root.machine.command("/bin/sh");
-        boot.args(["-c", script, "root"]).arg(made()).arg(dir.join("root"));
+        boot.args(["-c", script, "root"]).arg(made(suite)).arg(dir.join("root"));
         boot.arg(dir.join("upper")).arg(dir.join("work")).arg(place());
         run(&mut boot).ok();
         root
@@ -141,24 +178,23 @@ impl Default for Root {
     }
 }
 
-/// The root that all are overlays of.
+/// The root that all of a release are overlays of.
 #[track_caller]
-fn made() -> PathBuf {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let root = place().join(format!("root-{SUITE}"));
-        let stamp = place().join(format!("root-{SUITE}.packages"));
-        if fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == PACKAGES) {
-            return root;
-        }
-        fs::create_dir_all(place()).expect("make the packages' directory");
-        let _ = fs::remove_dir_all(&root);
-        let mut make = command("mmdebstrap");
-        make.args(["--quiet", "--mode=root", "--variant=minbase", "--format=directory"]);
-        make.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(&root);
-        run(&mut make).ok();
-        fs::write(&stamp, PACKAGES).expect("write the root's stamp");
-        root
-    })
-    .clone()
+fn made(suite: Suite) -> PathBuf {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = suite.name;
+    let root = place().join(format!("root-{name}"));
+    let stamp = place().join(format!("root-{name}.packages"));
+    if fs::read_to_string(&stamp).is_ok_and(|made_of| made_of == PACKAGES) {
+        return root;
+    }
+    fs::create_dir_all(place()).expect("make the packages' directory");
+    let _ = fs::remove_dir_all(&root);
+    let mut make = command("mmdebstrap");
+    make.args(["--quiet", "--mode=root", "--variant=minbase", "--format=directory"]);
+    make.arg(format!("--include={PACKAGES}")).arg(name).arg(&root);
+    run(&mut make).ok();
+    fs::write(&stamp, PACKAGES).expect("write the root's stamp");
+    root
 }

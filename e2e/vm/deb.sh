@@ -1,8 +1,11 @@
 #!/bin/sh
 # Inside the machine, systemd is pid 1: the Debian package from its installation to its purge, with a pod that runs all the
-# time. `run.sh deb` lays out what it needs beside it: packages, an image in a registry's storage, crictl.
+# time; then a reboot between. `run.sh deb` lays out what it needs beside it: packages, an image in a registry's storage,
+# crictl. It is run again after the reboot, and goes on there.
 set -eu
 here=/mnt/target
+# What a boot leaves to the next one.
+kept=$here/kept
 image=127.0.0.1:5000/busybox:1
 export LC_ALL=C.UTF-8 SYSTEMD_COLORS=0 DEBIAN_FRONTEND=noninteractive
 
@@ -50,14 +53,15 @@ everything() {
 nothing_left() {
     everything | sort >/tmp/after
     # The directory of the plugins stays with what is in it.
-    left=$(diff /tmp/before /tmp/after | grep '^[<>]' | grep -v '> file d 755 /var/lib/cni$') || true
+    left=$(diff $kept/before /tmp/after | grep '^[<>]' | grep -v '> file d 755 /var/lib/cni$') || true
     [ -z "$left" ] || fail "left by $1, or gone with it:
 $left"
 }
 
+# run_pod [ATTEMPT]
 run_pod() {
-    cat >/tmp/pod.json <<-'POD'
-		{"metadata": {"name": "web", "namespace": "default", "uid": "u1", "attempt": 0}, "log_directory": "/tmp/logs",
+    cat >/tmp/pod.json <<-POD
+		{"metadata": {"name": "web", "namespace": "default", "uid": "u1", "attempt": ${1:-0}}, "log_directory": "/tmp/logs",
 		 "port_mappings": [{"container_port": 80, "host_port": 8080, "protocol": 0}], "linux": {"cgroup_parent": "kubepods.slice"}}
 	POD
     cat >/tmp/container.json <<-POD
@@ -78,17 +82,78 @@ runs_on() {
     within 30 "$1: the container writes no log any more" more_than "$lines"
 }
 more_than() { [ "$(wc -l </tmp/logs/c.log)" -gt "$1" ]; }
+container_state() { crictl inspect --output go-template --template '{{.status.state}}' "$1"; }
 answers() {
     runs_on "$1"
-    state=$(crictl inspect --output go-template --template '{{.status.state}}' "$container")
+    state=$(container_state "$container")
     [ "$state" = CONTAINER_RUNNING ] || fail "$1: the container is $state"
     [ "$(crictl exec -s "$container" /bin/busybox echo hello)" = hello ] || fail "$1: exec"
 }
 
+# The other services of this boot have started, or failed, as far as they will: what waits is this script's own.
+booted() { [ "$(systemctl list-jobs --no-legend | grep -c ' running$')" = 1 ]; }
+# The address, links, mounts, namespaces, cgroups and rules of pods.
+of_pods() {
+    find /var/lib/cni/networks -name '[0-9]*' 2>/dev/null
+    find /run/netns -mindepth 1 2>/dev/null
+    awk '{ print "mount", $5 }' /proc/self/mountinfo | grep -E ' /(run/netns|run/gantline|var/lib/gantline)/'
+    find /sys/fs/cgroup -path '*kubepods*/*' -type d
+    ip -o link | grep -o 'veth[^ :@]*'
+    iptables-save | grep 'dport 8080 '
+}
+nothing_of_pods() { [ -z "$(of_pods)" ]; }
+pod_state() { crictl inspectp --output go-template --template '{{.status.state}}' "$1"; }
+
+after_the_reboot() {
+    [ "$(cat $kept/boot)" != "$(cat /proc/sys/kernel/random/boot_id)" ] || fail "this is the boot of before"
+    # Nobody here has started it, nor asked it anything before it is judged.
+    active || fail "after the reboot the service is $(property ActiveState)"
+    [ "$(property StatusText)" = serving ] || fail "it said $(property StatusText)"
+    [ "$(property NRestarts)" = 0 ] || fail "it had to be restarted"
+    said "reboot: systemd has started the service, which is active by sd_notify"
+
+    old=$(cat $kept/pod)
+    [ "$(crictl pods -q)" = "$old" ] || fail "after the reboot it names these pods, not $old: $(crictl pods)"
+    within 300 "what the reboot left of the pod is undone: $(of_pods)" nothing_of_pods
+    [ "$(pod_state "$old")" = SANDBOX_NOTREADY ] || fail "the pod of before the reboot is $(pod_state "$old")"
+    [ "$(crictl ps -a -q)" = "$(cat $kept/container)" ] || fail "its containers are $(crictl ps -a)"
+    [ "$(container_state "$(cat $kept/container)")" = CONTAINER_EXITED ] || fail "its container did not exit: $(crictl ps -a)"
+    said "reboot: the pod is named, not ready, its container exited; its address and all else of it is released"
+
+    # As a kubelet does: the next one beside the dead one, which goes later.
+    run_pod 1
+    answers "a pod after the reboot"
+    crictl rmp "$old" >/dev/null
+    [ "$(crictl pods -q)" = "$pod" ] || fail "after the old pod's removal there are $(crictl pods)"
+    answers "after the old pod's removal"
+    said "reboot: a new pod runs, the old one is removed"
+
+    apt-get purge -qy gantline >/tmp/apt.log 2>&1 || fail "apt-get purge: $(cat /tmp/apt.log)"
+    nothing_left "a purge after a reboot"
+    said "purge after a reboot: nothing is left"
+}
+
+mkdir -p $kept
+within 300 "the machine has started" booted
 docker-registry serve "$here/registry.yml" >/tmp/registry.log 2>&1 &
-mkdir -p /etc/cni/net.d /tmp/logs
+mkdir -p /tmp/logs
+case $(cat $kept/stage 2>/dev/null) in
+'')
+    echo begun >$kept/stage
+    # A panic shall find it.
+    sync
+    ;;
+reboot)
+    echo rebooted >$kept/stage
+    after_the_reboot
+    exit
+    ;;
+*) fail "the machine has rebooted by itself" ;;
+esac
+
+mkdir -p /etc/cni/net.d
 cp "$here/10-bridge.conflist" /etc/cni/net.d/
-everything | sort >/tmp/before
+everything | sort >$kept/before
 
 install old
 active || fail "after the installation the service is $(property ActiveState)"
@@ -156,3 +221,16 @@ answers "another pod"
 apt-get purge -qy gantline >/tmp/apt.log 2>&1 || fail "apt-get purge: $(cat /tmp/apt.log)"
 nothing_left "a purge"
 said "purge at once: the same"
+
+install new
+run_pod
+answers "a pod to reboot with"
+cp /proc/sys/kernel/random/boot_id $kept/boot
+echo "$pod" >$kept/pod
+echo "$container" >$kept/container
+[ -n "$(of_pods)" ] || fail "what is looked for after the reboot is not there before it"
+echo reboot >$kept/stage
+said "rebooting"
+systemctl reboot
+sleep 600
+fail "systemctl reboot: the machine is still there"

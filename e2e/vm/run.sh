@@ -6,8 +6,8 @@
 #   run.sh deb
 #   run.sh root
 #
-# The second installs, upgrades, removes and purges the Debian package beside a running pod, with systemd (deb.sh). The third makes only
-# the root file system, for kubeadm.sh.
+# The second installs, upgrades, removes and purges the Debian package beside a running pod, with systemd, and reboots (deb.sh);
+# SUITE=bookworm does it on Debian 12. The third makes only the root file system, for kubeadm.sh.
 #
 # TESTS="containers restart" names other test programs, FILTER=text a part of their tests, CRITEST="Container|OOM" the
 # specs of critest by a regular expression; either may be empty.
@@ -19,9 +19,10 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$(dirname "$here")")
 target=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")
-vm=$target/vm
 # The first release whose OCI runtime and CRIU are recent. The tests are linked with an older libc, or the same.
-suite=trixie
+suite=${SUITE:-trixie}
+vm=$target/vm
+[ "$suite" = trixie ] || vm=$vm-$suite
 tests=${TESTS-cgroups pods containers restart streaming}
 critest=${CRITEST-Container|Security Context|Seccomp}
 # PROFILE=debug is a build that is quicker to make.
@@ -182,7 +183,7 @@ if [ "$driver" = deb ]; then
     sed -i "s|$programs/registry|/mnt/target/registry|" "$programs/registry.yml"
 fi
 
-# run DRIVER RUNTIME KERNEL-ARGUMENTS: one machine, from boot to power off.
+# run DRIVER RUNTIME KERNEL-ARGUMENTS [QEMU-ARGUMENTS]: one machine, from boot to power off.
 run() {
     log=$vm/$1-$2.log
     cat >"$programs/plan" <<-PLAN
@@ -198,8 +199,9 @@ run() {
     mke2fs -q -t ext4 -O ^has_journal -d "$programs" "$programs.ext4" 768M >/dev/null
     echo "vm-test: $1 driver, $2; the machine's words are in $log"
     began=$(date +%s)
+    # shellcheck disable=SC2086
     timeout "$seconds_max" qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 3072 \
-        -nodefaults -no-reboot -display none -serial stdio \
+        -nodefaults ${4:-} -display none -serial stdio \
         -kernel "$vm/vmlinuz" -initrd "$vm/initrd" \
         -drive "file=$vm/root.ext4,format=raw,if=virtio,snapshot=on" \
         -drive "file=$programs.ext4,format=raw,if=virtio,snapshot=on" \
@@ -209,15 +211,20 @@ run() {
     grep -q '^vm-test: all passed' "$log" || failed="$failed $1-$2"
 }
 
+# Kernel arguments: these do not start.
+masked=$(printf 'systemd.mask=%s ' serial-getty@ttyS0.service timers.target docker-registry.service nginx.service apache2.service)
+
 [ "$driver" = both ] && driver="cgroupfs systemd"
 [ "$runtime" = both ] && runtime="crun runc"
 failed=
 for one in $driver; do
     for with in $runtime; do
         case $one in
-        cgroupfs) run cgroupfs "$with" "init=/sbin/vm-init" ;;
-        deb) run deb "$with" "systemd.show_status=0 systemd.unit=vm-test.target" ;;
-        systemd) run systemd "$with" "systemd.show_status=0 systemd.unit=vm-test.target" ;;
+        cgroupfs) run cgroupfs "$with" "init=/sbin/vm-init" -no-reboot ;;
+        # It boots as any machine does, less what the tests' packages would start: that takes ports, or time. It may
+        # reboot, with what it has written.
+        deb) run deb "$with" "systemd.show_status=0 systemd.wants=vm-test.service $masked" ;;
+        systemd) run systemd "$with" "systemd.show_status=0 systemd.unit=vm-test.target" -no-reboot ;;
         esac
     done
 done
