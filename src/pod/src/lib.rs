@@ -30,6 +30,7 @@ mod records;
 mod resize;
 mod sandbox;
 pub mod spec;
+mod spread;
 mod state;
 pub mod stats;
 mod story;
@@ -49,6 +50,7 @@ pub use overview::{Overview, Recovery};
 pub use pods::{Pods, Rooms};
 pub use probe::{Failing, Health, Part};
 pub use records::recorded;
+pub use spread::spread;
 pub use state::{
     ContainerInView, ContainerPhase, ContainerStatus, Exit, ExitReason, PodPhase, PodStatus, PodView, User,
 };

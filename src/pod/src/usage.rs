@@ -20,6 +20,7 @@ use crate::cgroups;
 use crate::driver::{Handle, Host};
 use crate::error::{Cause, PodError};
 use crate::meter::{Measured, SAMPLE_PERIOD};
+use crate::spread::spread;
 use crate::state::{ContainerInView, ContainerPhase, ContainerStatus, PodPhase, PodView};
 use crate::stats::{
     ContainerMetrics, ContainerStats, Disk, GroupMetrics, LayerUsage, Metrics, NetworkUsage, PodMetrics,
@@ -28,10 +29,6 @@ use crate::stats::{
 
 /// The first sample after the service's start is soon, so that rates are told soon.
 const FIRST_SAMPLE_AFTER: Duration = Duration::from_secs(1);
-/// A node's cores are for its pods.
-const SPREAD_THREADS_MAX: usize = 4;
-/// A thread costs as much as the reading of a part of a pod's files; it shall have some more to do.
-const SPREAD_ITEMS_MIN: usize = 8;
 
 impl Pods {
     /// What these containers use now, in their order.
@@ -43,7 +40,7 @@ impl Pods {
         containers: Vec<ContainerInView>,
     ) -> Result<Vec<ContainerStats>, PodError> {
         // Files of cgroups are read, which blocks.
-        self.blocking(move |host| containers.iter().map(|status| container(host, status)).collect()).await
+        self.blocking(move |host| spread(&containers, |status| container(host, status))).await
     }
 
     /// What these pods and their containers use now, in their order.
@@ -52,8 +49,8 @@ impl Pods {
     /// As [`Self::container_stats`].
     pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Result<Vec<PodStats>, PodError> {
         self.blocking(move |host| {
-            let networks = networks(&pods);
-            pods.iter().zip(networks).map(|(view, network)| pod(host, view, network)).collect()
+            let pods: Vec<_> = pods.iter().zip(networks(&pods)).collect();
+            spread(&pods, |(view, network)| pod(host, view, network.clone()))
         })
         .await
     }
@@ -249,39 +246,7 @@ fn networks(pods: &[Arc<PodView>]) -> Vec<Option<NetworkUsage>> {
     found
 }
 
-/// Maps many items on as many threads as there are cores, which halves what a client waits for on the smallest node:
-/// nearly all of the time goes into the kernel's files, of which each is another's.
-fn spread<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(SPREAD_THREADS_MAX).min(items.len() / SPREAD_ITEMS_MIN).max(1);
-    if threads == 1 {
-        return items.iter().map(each).collect();
-    }
-    let each = &each;
-    std::thread::scope(|scope| {
-        let parts = items.chunks(items.len().div_ceil(threads));
-        let workers: Vec<_> =
-            parts.map(|part| scope.spawn(move || part.iter().map(each).collect::<Vec<R>>())).collect();
-        let done = workers.into_iter().map(|worker| worker.join());
-        done.flat_map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    })
-}
-
 /// Whether a namespace's pin is gone: the file, or the mount on it.
 fn vanished(error: &SysError) -> bool {
     error.is_not_found() || error.source.raw_os_error() == Some(Errno::INVAL.raw_os_error())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_spread_stays_whole_and_in_order() {
-        for length in [0, 1, 2, SPREAD_ITEMS_MIN, 2 * SPREAD_ITEMS_MIN + 1, 1000] {
-            let items: Vec<usize> = (0..length).collect();
-            let doubled: Vec<usize> = items.iter().map(|item| item * 2).collect();
-            assert_eq!(spread(&items, |item| item * 2), doubled, "{length}");
-        }
-    }
 }

@@ -1,5 +1,5 @@
-//! A group's files, read again and again: each directory is opened once, and so are the files that every reading
-//! wants, because opening a cgroup file costs ten times what reading it does (ADR 115).
+//! A group's files, read again and again: each directory is opened once, and so is each file that a reading wanted,
+//! because opening a cgroup file costs ten times what reading it does (ADR 115).
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -51,7 +51,7 @@ pub struct Reader {
 /// What is known of one file.
 #[derive(Debug)]
 enum File {
-    /// It is read by every reading.
+    /// It was read, and will be again.
     Open(OwnedFd),
     /// It is not there, and will not be: files come and go with their group alone.
     Absent,
@@ -60,8 +60,9 @@ enum File {
 // === impl Reader ===
 
 impl Reader {
-    /// A reader of a group that exists. With `keep` some ten files stay open, about 4 KiB of kernel memory each, and as
-    /// many directories; without it nothing does between two readings.
+    /// A reader of a group that exists. With `keep` the files stay open that readings wanted, about 4 KiB of kernel memory
+    /// each: one for CPU time alone, some ten for [`Extent::Usage`], twenty for [`Extent::Everything`]; and their
+    /// directories. Without it nothing stays open between two readings.
     pub fn new(group: Group, keep: bool) -> Self {
         Self {
             group,
@@ -137,18 +138,10 @@ impl Reader {
         self.page_sizes.clone().unwrap_or_default()
     }
 
-    /// A file that every reading wants: its text, or `None` where it is not there.
-    pub(super) fn hot(&mut self, controller: &'static str, file: &'static str) -> Option<&str> {
-        self.text(controller, file, self.keep)
-    }
-
-    /// A file that few readings want.
-    pub(super) fn cold(&mut self, controller: &'static str, file: impl AsRef<str>) -> Option<&str> {
-        self.text(controller, file.as_ref(), false)
-    }
-
-    fn text(&mut self, controller: &'static str, file: &str, keep: bool) -> Option<&str> {
-        let length = match self.fill(controller, file, keep) {
+    /// The text of a file, or `None` where it is not there.
+    pub(super) fn text(&mut self, controller: &'static str, file: impl AsRef<str>) -> Option<&str> {
+        let file = file.as_ref();
+        let length = match self.fill(controller, file) {
             Ok(length) => length?,
             Err(error) => {
                 let directory = self.group.directory(controller).unwrap_or_default();
@@ -162,7 +155,7 @@ impl Reader {
     }
 
     /// Reads a file into the buffer; `None`: it is not there.
-    fn fill(&mut self, controller: &'static str, file: &str, keep: bool) -> Result<Option<usize>, Errno> {
+    fn fill(&mut self, controller: &'static str, file: &str) -> Result<Option<usize>, Errno> {
         let kept = self.files.get(file);
         let read = match kept {
             Some(File::Absent) => return Ok(None),
@@ -173,7 +166,7 @@ impl Reader {
                 match rustix::fs::openat(directory, file, flags, Mode::empty()) {
                     Ok(open) => {
                         let read = read_whole(&open, &mut self.buffer);
-                        if keep && read.is_ok() {
+                        if self.keep && read.is_ok() {
                             self.files.insert(file.into(), File::Open(open));
                         }
                         read

@@ -152,19 +152,19 @@ pub(super) fn read(files: &mut Reader, extent: Extent) -> CgroupStats {
     let mut stats = CgroupStats {
         cpu: if v2 { v2_cpu(files) } else { v1_cpu(files, everything) },
         memory: if v2 { v2_memory(files, everything) } else { v1_memory(files, everything) },
-        pids: number(files.hot("pids", "pids.current")),
+        pids: number(files.text("pids", "pids.current")),
         ..CgroupStats::default()
     };
     let memory = &mut stats.memory;
     memory.working_set =
         memory.usage.map(|usage| usage.saturating_sub(memory.inactive_file.unwrap_or_default()));
     if v2 {
-        stats.cpu_pressure = pressure(files.hot("unified", "cpu.pressure"));
-        stats.memory_pressure = pressure(files.hot("unified", "memory.pressure"));
-        stats.io_pressure = pressure(files.hot("unified", "io.pressure"));
+        stats.cpu_pressure = pressure(files.text("unified", "cpu.pressure"));
+        stats.memory_pressure = pressure(files.text("unified", "memory.pressure"));
+        stats.io_pressure = pressure(files.text("unified", "io.pressure"));
     }
     if everything {
-        stats.pids_max = number(files.cold("pids", "pids.max"));
+        stats.pids_max = number(files.text("pids", "pids.max"));
         stats.io = if v2 { v2_io(files) } else { v1_io(files) };
         stats.hugepages = hugepages(files, v2);
     }
@@ -174,7 +174,7 @@ pub(super) fn read(files: &mut Reader, extent: Extent) -> CgroupStats {
 /// CPU time alone.
 pub(super) fn cpu_ns(files: &mut Reader) -> Option<u64> {
     match files.group().hierarchy {
-        Hierarchy::V1 { .. } => number(files.hot("cpuacct", "cpuacct.usage")),
+        Hierarchy::V1 { .. } => number(files.text("cpuacct", "cpuacct.usage")),
         Hierarchy::V2 { .. } => v2_cpu(files).usage_ns,
     }
 }
@@ -183,14 +183,14 @@ pub(super) fn cpu_ns(files: &mut Reader) -> Option<u64> {
 const TICK_NS: u64 = 10_000_000;
 
 fn v1_cpu(files: &mut Reader, everything: bool) -> CpuStats {
-    let usage_ns = number(files.hot("cpuacct", "cpuacct.usage"));
+    let usage_ns = number(files.text("cpuacct", "cpuacct.usage"));
     if !everything {
         return CpuStats { usage_ns, ..CpuStats::default() };
     }
     let mut cpu = CpuStats { usage_ns, ..CpuStats::default() };
     // Not cpuacct.usage_user and usage_sys, which charge each slice to the mode that it happened to end in: this file is
     // what cAdvisor tells, and what the processes' own times add up to.
-    for (name, ticks) in pairs(files.cold("cpuacct", "cpuacct.stat")) {
+    for (name, ticks) in pairs(files.text("cpuacct", "cpuacct.stat")) {
         let ns = Some(ticks.saturating_mul(TICK_NS));
         match name {
             "user" => cpu.user_ns = ns,
@@ -198,7 +198,7 @@ fn v1_cpu(files: &mut Reader, everything: bool) -> CpuStats {
             _ => {}
         }
     }
-    for (name, value) in pairs(files.cold("cpu", "cpu.stat")) {
+    for (name, value) in pairs(files.text("cpu", "cpu.stat")) {
         match name {
             "nr_periods" => cpu.periods = Some(value),
             "nr_throttled" => cpu.throttled_periods = Some(value),
@@ -211,7 +211,7 @@ fn v1_cpu(files: &mut Reader, everything: bool) -> CpuStats {
 
 fn v2_cpu(files: &mut Reader) -> CpuStats {
     let mut cpu = CpuStats::default();
-    for (name, value) in pairs(files.hot("cpu", "cpu.stat")) {
+    for (name, value) in pairs(files.text("cpu", "cpu.stat")) {
         let ns = Some(value.saturating_mul(1000));
         match name {
             "usage_usec" => cpu.usage_ns = ns,
@@ -229,7 +229,7 @@ fn v2_cpu(files: &mut Reader) -> CpuStats {
 fn v1_memory(files: &mut Reader, everything: bool) -> MemoryStats {
     let mut memory = MemoryStats::default();
     let mut own = MemoryStats::default();
-    for (name, value) in pairs(files.hot("memory", "memory.stat")) {
+    for (name, value) in pairs(files.text("memory", "memory.stat")) {
         let (memory, name) = match name.strip_prefix("total_") {
             Some(name) => (&mut memory, name),
             None => (&mut own, name),
@@ -248,20 +248,20 @@ fn v1_memory(files: &mut Reader, everything: bool) -> MemoryStats {
     }
     (memory.own_page_faults, memory.own_major_page_faults) = (own.page_faults, own.major_page_faults);
     let bounded = |bytes: Option<u64>| bytes.filter(|bytes| *bytes < V1_UNLIMITED_FROM);
-    let usage = number(files.hot("memory", "memory.usage_in_bytes"));
-    let sum = number(files.hot("memory", "memory.memsw.usage_in_bytes"));
-    let limit = bounded(number(files.cold("memory", "memory.limit_in_bytes")));
-    let sum_limit = bounded(number(files.cold("memory", "memory.memsw.limit_in_bytes")));
+    let usage = number(files.text("memory", "memory.usage_in_bytes"));
+    let sum = number(files.text("memory", "memory.memsw.usage_in_bytes"));
+    let limit = bounded(number(files.text("memory", "memory.limit_in_bytes")));
+    let sum_limit = bounded(number(files.text("memory", "memory.memsw.limit_in_bytes")));
     memory.usage = usage;
     memory.limit = limit;
     // v1 counts memory and swap together.
     memory.swap = sum.zip(usage).map(|(sum, usage)| sum.saturating_sub(usage));
     memory.swap_limit = sum_limit.zip(limit).map(|(sum, limit)| sum.saturating_sub(limit));
     if everything {
-        memory.peak = number(files.cold("memory", "memory.max_usage_in_bytes"));
-        memory.kernel = number(files.cold("memory", "memory.kmem.usage_in_bytes"));
-        memory.limit_hits = number(files.cold("memory", "memory.failcnt"));
-        let mut control = pairs(files.cold("memory", "memory.oom_control"));
+        memory.peak = number(files.text("memory", "memory.max_usage_in_bytes"));
+        memory.kernel = number(files.text("memory", "memory.kmem.usage_in_bytes"));
+        memory.limit_hits = number(files.text("memory", "memory.failcnt"));
+        let mut control = pairs(files.text("memory", "memory.oom_control"));
         memory.oom_kills = control.find(|(name, _)| *name == "oom_kill").map(|(_, count)| count);
     }
     memory
@@ -270,7 +270,7 @@ fn v1_memory(files: &mut Reader, everything: bool) -> MemoryStats {
 fn v2_memory(files: &mut Reader, everything: bool) -> MemoryStats {
     let mut memory = MemoryStats::default();
     let (mut stack, mut slab) = (None, None);
-    for (name, value) in pairs(files.hot("memory", "memory.stat")) {
+    for (name, value) in pairs(files.text("memory", "memory.stat")) {
         let field = match name {
             "anon" => &mut memory.rss,
             "file" => &mut memory.cache,
@@ -288,13 +288,13 @@ fn v2_memory(files: &mut Reader, everything: bool) -> MemoryStats {
     }
     // `kernel` came with 5.18.
     memory.kernel = memory.kernel.or_else(|| Some(stack?.saturating_add(slab?)));
-    memory.usage = number(files.hot("memory", "memory.current"));
-    memory.limit = number(files.cold("memory", "memory.max"));
-    memory.swap = number(files.hot("memory", "memory.swap.current"));
-    memory.swap_limit = number(files.cold("memory", "memory.swap.max"));
+    memory.usage = number(files.text("memory", "memory.current"));
+    memory.limit = number(files.text("memory", "memory.max"));
+    memory.swap = number(files.text("memory", "memory.swap.current"));
+    memory.swap_limit = number(files.text("memory", "memory.swap.max"));
     if everything {
-        memory.peak = number(files.cold("memory", "memory.peak"));
-        for (name, value) in pairs(files.cold("memory", "memory.events")) {
+        memory.peak = number(files.text("memory", "memory.peak"));
+        for (name, value) in pairs(files.text("memory", "memory.events")) {
             match name {
                 "max" => memory.limit_hits = Some(value),
                 "oom_kill" => memory.oom_kills = Some(value),
@@ -311,7 +311,7 @@ fn v1_io(files: &mut Reader) -> Vec<DeviceIo> {
     for (file, bytes) in
         [("blkio.throttle.io_service_bytes_recursive", true), ("blkio.throttle.io_serviced_recursive", false)]
     {
-        for line in files.cold("blkio", file).unwrap_or_default().lines() {
+        for line in files.text("blkio", file).unwrap_or_default().lines() {
             let mut words = line.split_ascii_whitespace();
             let (Some(device), Some(operation), Some(count)) = (words.next(), words.next(), words.next())
             else {
@@ -357,7 +357,7 @@ fn v2_io(files: &mut Reader) -> Vec<DeviceIo> {
         }
         Some(io)
     };
-    files.cold("io", "io.stat").unwrap_or_default().lines().filter_map(device).collect()
+    files.text("io", "io.stat").unwrap_or_default().lines().filter_map(device).collect()
 }
 
 fn device_numbers(text: &str) -> Option<(u32, u32)> {
@@ -369,10 +369,10 @@ fn hugepages(files: &mut Reader, v2: bool) -> Vec<HugepageStats> {
     let suffix = if v2 { "current" } else { "usage_in_bytes" };
     let mut found = Vec::new();
     for page_size in files.page_sizes(suffix) {
-        let usage = number(files.cold("hugetlb", format!("hugetlb.{page_size}.{suffix}")));
+        let usage = number(files.text("hugetlb", format!("hugetlb.{page_size}.{suffix}")));
         let peak = match v2 {
             true => None,
-            false => number(files.cold("hugetlb", format!("hugetlb.{page_size}.max_usage_in_bytes"))),
+            false => number(files.text("hugetlb", format!("hugetlb.{page_size}.max_usage_in_bytes"))),
         };
         if let Some(usage) = usage {
             found.push(HugepageStats { page_size, usage, peak });

@@ -92,7 +92,7 @@ pub(super) async fn pod_sandbox_metrics(rpc: &RuntimeRpc) -> Result<Vec<Bytes>, 
     let encode = move || {
         let by_id: HashMap<_, _> = pods.iter().map(|view| (&view.pod.id, view)).collect();
         let told = |pod: &PodMetrics| Some(encoded(&metrics::pod(by_id.get(&pod.pod)?, pod, &read)));
-        read.pods.iter().filter_map(told).collect()
+        pod::spread(&read.pods, told).into_iter().flatten().collect()
     };
     // Milliseconds of work: other requests shall not wait behind it.
     let encoded = tokio::task::spawn_blocking(encode).await;
