@@ -108,6 +108,10 @@ after_the_reboot() {
     [ "$(cat $kept/boot)" != "$(cat /proc/sys/kernel/random/boot_id)" ] || fail "this is the boot of before"
     # Nobody here has started it, nor asked it anything before it is judged.
     active || fail "after the reboot the service is $(property ActiveState)"
+    # The container does not heed SIGTERM: the shim gives it ten seconds, systemd would give it ninety.
+    down=$(($(awk '/^btime/ { print $2 }' /proc/stat) - $(cat $kept/down)))
+    [ $down -lt 80 ] || fail "the machine took $down s to go down"
+    said "reboot: the machine went down in $down s with the pod running"
     [ "$(property StatusText)" = serving ] || fail "it said $(property StatusText)"
     [ "$(property NRestarts)" = 0 ] || fail "it had to be restarted"
     said "reboot: systemd has started the service, which is active by sd_notify"
@@ -231,6 +235,7 @@ echo "$container" >$kept/container
 [ -n "$(of_pods)" ] || fail "what is looked for after the reboot is not there before it"
 echo reboot >$kept/stage
 said "rebooting"
+date +%s >$kept/down
 systemctl reboot
 sleep 600
 fail "systemctl reboot: the machine is still there"

@@ -89,10 +89,30 @@ pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd, SysError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Discards what a signalfd holds.
-pub fn drain_signal_fd(fd: &OwnedFd) {
-    let mut buffer = [0; 8 * 128];
-    while rustix::io::read(fd, &mut buffer).is_ok_and(|n| n > 0) {}
+/// A signal that was taken from a signalfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signalled {
+    /// Which.
+    pub signal: u32,
+    /// Who sent it, as this process's PID namespace calls them; 0 is somebody outside of it.
+    pub sender: u32,
+}
+
+/// Takes what a signalfd holds.
+pub fn take_signals(fd: &OwnedFd) -> Vec<Signalled> {
+    // struct signalfd_siginfo (signalfd(2)): 128 bytes, ssi_signo first and ssi_pid fourth of its numbers.
+    const RECORD: usize = 128;
+    let mut taken = Vec::new();
+    let mut buffer = [0; 8 * RECORD];
+    while let Ok(length @ 1..) = rustix::io::read(fd, &mut buffer) {
+        let number = |record: &[u8], at: usize| {
+            record[4 * at..][..4].iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
+        };
+        let records = buffer[..length].chunks_exact(RECORD);
+        taken
+            .extend(records.map(|record| Signalled { signal: number(record, 0), sender: number(record, 3) }));
+    }
+    taken
 }
 
 /// How a child ended.

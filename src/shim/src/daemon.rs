@@ -68,6 +68,8 @@ fn prepare(options: &Options) -> Result<Server, SysError> {
         .mode(0o711)
         .create(&options.exits)
         .map_err(|e| SysError::path("mkdir", &options.exits, e))?;
+    // It is executed by a descriptor, whose number would be its name (proc_pid_comm(5)).
+    rustix::thread::set_name(c"gantline-shim").map_err(|e| SysError::bare("prctl", e))?;
     rustix::process::setsid().map_err(|e| SysError::bare("setsid", e))?;
     process::become_subreaper()?;
     // Before anything else forks: a child of pid 1's must not hold the socket.

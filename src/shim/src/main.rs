@@ -3,7 +3,7 @@
 //! It is the parent of the pod's containers: it calls the OCI runtime, keeps their standard streams, writes
 //! their logs, runs execs and attaches, and records how they ended before it reaps them. One thread, one
 //! epoll loop, no async runtime. The service may come and go; signals from terminals and service managers
-//! are ignored. It must never know images, networks, CNI or CRI messages.
+//! are ignored, but where the machine goes down. It must never know images, networks, CNI or CRI messages.
 
 mod attach;
 mod checkpoint;
@@ -17,6 +17,7 @@ mod note;
 mod options;
 mod orphan;
 mod peer;
+mod power;
 mod reap;
 mod requests;
 mod runtime;

@@ -22,6 +22,7 @@ use crate::note::note;
 use crate::options::Options;
 use crate::orphan::Orphan;
 use crate::peer::{Link, Peer};
+use crate::power::Down;
 use crate::requests::Asked;
 use crate::runtime::Job;
 use crate::stdio::Got;
@@ -107,6 +108,7 @@ pub(crate) struct Server {
     /// Set by the last request.
     pub(crate) finished: bool,
     orphan: Orphan,
+    pub(crate) down: Option<Down>,
     /// For every read of an output or an input.
     pub(crate) buffer: Vec<u8>,
     disk_retry: Instant,
@@ -114,8 +116,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(options: &Options, listener: OwnedFd, pod_init: Option<u32>) -> Result<Self, SysError> {
-        // What a service manager or a terminal sends to the service's group never ends a pod. They are blocked,
-        // not ignored: containers would inherit that.
+        // What a service manager or a terminal sends to the service's group never ends a pod, but where the machine goes
+        // down. They are blocked, not ignored: containers would inherit that.
         let signals = process::signal_fd(&[SIGCHLD, SIGTERM, SIGINT, SIGHUP])?;
         let socket = options.dir.join("shim.sock");
         let mut watch = Watch { epoll: Epoll::new()?, sources: BTreeMap::new(), last: 0 };
@@ -138,6 +140,7 @@ impl Server {
             sealed: kernel::sealed::is_own_program(),
             exits: options.exits.clone(),
             orphan: Orphan::new(socket.clone())?,
+            down: None,
             socket,
             finished: false,
             buffer: Vec::new(),
@@ -165,8 +168,9 @@ impl Server {
         match source {
             Source::Listener => self.accept(),
             Source::Signals => {
-                process::drain_signal_fd(&self.signals);
+                let signals = process::take_signals(&self.signals);
                 self.reap();
+                self.heard(&signals);
             }
             Source::Peer => {
                 self.serve(ready.token);
@@ -226,7 +230,8 @@ impl Server {
         let pauses = self.containers.values().filter_map(|container| container.paused);
         let held = self.pause.as_ref().and_then(Pause::look_at);
         let lives = jobs.chain(execs).chain(starts).chain(sweeps).chain(pauses);
-        let next = lives.chain(held).chain(disk).chain(self.orphan.look_at()).min()?;
+        let next =
+            lives.chain(held).chain(disk).chain(self.orphan.look_at()).chain(self.look_at_down()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -239,6 +244,7 @@ impl Server {
         }
         self.sweep(at);
         self.look_at_pause(at);
+        self.go_down(at);
         if self.orphan.is_lost(at) {
             self.end_unfound();
         }

@@ -396,3 +396,56 @@ async fn what_a_dead_service_sent_is_done_before_its_successor_is_heard() {
     }
     shim.shutdown().await.unwrap();
 }
+
+/// Says to the test below that it is in a PID namespace whose first process has the name of the one that shuts systemd's
+/// machines down; its value is a fifo for the pids that are to get SIGTERM from it.
+const GOING_DOWN: &str = "GANTLINE_GOING_DOWN";
+
+#[tokio::test]
+async fn a_machine_that_goes_down_does_not_wait_for_containers_and_shims() {
+    if !able() {
+        return;
+    }
+    let Some(fifo) = std::env::var_os(GOING_DOWN) else {
+        let dir = tempfile::tempdir().unwrap();
+        let (init, fifo) = (dir.path().join("systemd-shutdown"), dir.path().join("fifo"));
+        fs::copy(fs::canonicalize("/bin/sh").unwrap(), &init).unwrap();
+        let name = "a_machine_that_goes_down_does_not_wait_for_containers_and_shims";
+        let script = r#"mkfifo "$2"; "$1" --exact "$3" --nocapture & test=$!; read pids <"$2"; kill -TERM $pids; wait $test"#;
+        let mut line = kernel::process::command("/usr/bin/unshare");
+        line.args(["--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]);
+        line.arg(&init).args(["-c", script, "sh"]);
+        line.arg(std::env::current_exe().unwrap()).arg(&fifo).arg(name);
+        line.env("PATH", "/usr/bin:/bin").env(GOING_DOWN, &fifo).env("GANTLINE_TESTS_MUST_RUN", "1");
+        line.env("GANTLINE_SHIM", env!("CARGO_BIN_EXE_gantline-shim"));
+        let said = tokio::task::spawn_blocking(move || line.output().unwrap()).await.unwrap();
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        assert!(said.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    };
+    let node = Node::new();
+    let shim = node.shim().await;
+    let heeds = node.run(&shim, &sh("trap 'exit 7' TERM; echo up; while :; do usleep 10000; done")).await;
+    let deaf = node.run(&shim, &sh("trap '' TERM; echo up; while :; do usleep 10000; done")).await;
+    for id in [&heeds, &deaf] {
+        within(Duration::from_secs(10), "a line of the log", || async {
+            node.log(id).exists().then(|| texts(&node.log(id))).filter(|lines| !lines.is_empty())
+        })
+        .await;
+    }
+    assert_eq!(fs::read_to_string(format!("/proc/{}/comm", shim.pid())).unwrap(), "gantline-shim\n");
+    // From anybody else it means nothing.
+    kernel::pidfd::signal(shim.pid(), rustix::process::Signal::TERM.as_raw()).unwrap();
+    let pids = shim.state().await.unwrap().into_iter().filter_map(|state| match state.phase {
+        wire::Phase::Running(started) => Some(started.pid),
+        _ => None,
+    });
+    let pids: Vec<String> = pids.chain([shim.pid()]).map(|pid| pid.to_string()).collect();
+    assert_eq!(pids.len(), 3);
+    fs::write(fifo, pids.join(" ") + "\n").unwrap();
+    tokio::time::timeout(Duration::from_secs(20), shim.closed()).await.expect("it ends");
+    let records = exit_records(&node.shims.root, &node.pod).unwrap();
+    let code = |id| records.iter().find(|record| record.container == id).unwrap().code;
+    assert_eq!((code(heeds), code(deaf)), (7, 137));
+}
