@@ -1,5 +1,8 @@
 //! One invocation of a CNI plugin: a process in a group of its own, fed and drained at once, bounded in time and
-//! in what it may print, and killed with all it started when it exceeds either or nobody waits for it any more.
+//! in what it may print, and killed with all it started when it exceeds either.
+//!
+//! When nobody waits for it any more it goes on: a host-local that is killed between making the file of an address and
+//! writing into it whose it is loses the address for good. [`crate::orphan`] waits for it.
 
 use std::ffi::OsString;
 use std::io;
@@ -81,11 +84,10 @@ pub(crate) async fn run(
         .await
     };
     let Ok(ended) = ended else {
-        drop(group);
+        group.kill();
         let _ = timeout(REAP_MAX, child.wait()).await;
         return Err(PluginError::Deadline { after: deadline, stderr: quote(&said) });
     };
-    group.ended();
     let (status, output) = ended.map_err(talk)?;
     if let Output::Cut = output {
         return Err(PluginError::Flood { max: STDOUT_BYTES_MAX });
@@ -126,12 +128,10 @@ fn command(path: &Path, variables: &[(&str, OsString)]) -> Command {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
-    command
+    Command::from(command)
 }
 
-/// A plugin's process group, killed when this is dropped before the plugin ended.
+/// A plugin's process group.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -139,14 +139,8 @@ impl Group {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
     }
 
-    /// The plugin was reaped: its number may be another's by now.
-    fn ended(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
+    /// Only before the plugin was reaped: its number may be another's then.
+    fn kill(self) {
         if let Some(group) = self.0 {
             let _ = kill_process_group(group, Signal::KILL);
         }

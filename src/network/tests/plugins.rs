@@ -124,6 +124,8 @@ fn serve_once(netns: &std::path::Path, port: u16) {
         kernel::namespace::run_in(namespace.as_fd(), || TcpListener::bind(("::", port)).unwrap()).unwrap();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
+        // Whoever has the answer may listen there next.
+        drop(listener);
         let _ = stream.write_all(b"pong");
     });
 }
