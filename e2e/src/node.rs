@@ -208,6 +208,16 @@ impl Node {
         files.filter(|file| !file.starts_with("/sys/fs/cgroup")).count()
     }
 
+    /// Waits until the service has no more files open than `before`.
+    #[track_caller]
+    pub fn leaks_no_descriptor(&self, before: usize) {
+        eventually("the service's descriptors are closed", SETTLED, || {
+            let now = self.descriptors();
+            // A connection of the tests' own CRI client may come or go.
+            if now <= before + 1 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
+        });
+    }
+
     /// Whether the service's process has not ended.
     pub fn service_runs(&self) -> bool {
         self.service().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))

@@ -26,16 +26,6 @@ fn busy(node: &Node) -> (Pod<'_>, Container<'_>) {
     (pod, container)
 }
 
-/// Asserts that the service's descriptors go back to what they were.
-#[track_caller]
-fn no_descriptor_leaks(node: &Node, before: usize) {
-    eventually("the service's descriptors are closed", SOON, || {
-        let now = node.descriptors();
-        // A connection of the tests' own CRI client may come or go.
-        if now <= before + 1 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
-    });
-}
-
 fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
@@ -59,7 +49,7 @@ fn exec_carries_all_three_streams_and_the_exit_code() {
         let said = exec(&[&container.id, "/no/such/program"], b"").fails();
         assert!(said.contains("/no/such/program"), "{transport}: {said}");
     }
-    no_descriptor_leaks(&node, before);
+    node.leaks_no_descriptor(before);
     pod.remove();
     node.leaves_nothing();
 }
@@ -145,7 +135,7 @@ fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
         let said = on_a_terminal(&node, &line, b"");
         assert!(said.stdout.contains("44 99"), "{transport}: {said:?}");
     }
-    no_descriptor_leaks(&node, before);
+    node.leaks_no_descriptor(before);
     pod.remove();
     node.leaves_nothing();
 }
@@ -193,7 +183,7 @@ fn a_command_goes_on_when_its_client_is_killed_and_a_terminal_hangs_up() {
             if found == "0\n" { Ok(()) } else { Err(found) }
         });
     }
-    no_descriptor_leaks(&node, before);
+    node.leaks_no_descriptor(before);
     pod.remove();
     node.leaves_nothing();
 }
@@ -287,7 +277,7 @@ fn attach_that_comes_and_goes_leaves_the_container_and_no_descriptor() {
         }
     }
     assert!(container.is_running());
-    no_descriptor_leaks(&node, before);
+    node.leaks_no_descriptor(before);
     pod.remove();
     node.leaves_nothing();
 }
@@ -359,7 +349,7 @@ fn forwarded_ports_reach_the_pod_many_at_once() {
             assert_eq!(get("/small").unwrap(), b"small\n", "{transport}");
         });
         drop(forward);
-        no_descriptor_leaks(&node, before);
+        node.leaks_no_descriptor(before);
     }
     pod.remove();
     node.leaves_nothing();

@@ -151,11 +151,7 @@ fn hostile_frames_end_their_connection_and_nothing_else() {
     });
     let said = node.crictl(&["exec", &container.id, "echo", "unharmed"]).ok();
     assert_eq!(said, "unharmed\n");
-    eventually("the service's descriptors are closed", SOON, || {
-        let now = node.descriptors();
-        // A connection of the tests' own CRI client may come or go.
-        if now <= before + 1 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
-    });
+    node.leaks_no_descriptor(before);
     pod.remove();
     node.leaves_nothing();
 }
