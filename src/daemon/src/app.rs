@@ -76,7 +76,6 @@ pub(crate) struct App {
     image: ImageRpc,
     streaming: StreamingServer,
     pods: Pods,
-    readiness: Readiness,
     shown: Arc<Shown>,
     // In the order of their end: the door last, but before the root is given back.
     admin: Admin,
@@ -120,7 +119,6 @@ impl App {
         Ok(Self {
             runtime: RuntimeRpc::new(pods.clone(), node, urls),
             image: ImageRpc::new(images, pods.config().handlers.keys().cloned()),
-            readiness: Readiness::default(),
             config,
             listener,
             streaming,
@@ -133,16 +131,15 @@ impl App {
 
     /// Serves until `drain` begins, then finishes what is under way, within the grace. Pods keep running.
     pub(crate) async fn run(self, drain: Drain) -> Result<(), rpc::ServeError> {
-        let Self { config, listener, runtime, image, streaming, pods, readiness, shown, admin, lock } = self;
+        let Self { config, listener, runtime, image, streaming, pods, shown, admin, lock } = self;
         let grace = config.server.drain_grace.0;
         tokio::spawn(notify::heartbeat());
         tokio::spawn(streaming.serve(pods.clone(), drain.token()));
         tokio::spawn({
-            let (pods, readiness, shown) = (pods.clone(), readiness.clone(), Arc::clone(&shown));
+            let (pods, shown) = (pods.clone(), Arc::clone(&shown));
             async move {
                 pods.recovered().await;
                 shown.recovered();
-                readiness.open();
                 tracing::info!("every pod of the last run is taken over; all requests are served");
             }
         });
@@ -161,6 +158,7 @@ impl App {
 
         let operations = shown.metrics.operations.clone();
         let stop = drain.begun();
+        let readiness = Readiness::after(pods.recovery());
         let served = rpc::serve(listener, runtime, image, readiness, operations, stop, grace).await;
         // Jobs whose client went away go on by themselves; what the grace cuts off is journaled.
         if tokio::time::timeout(grace, pods.drained()).await.is_err() {

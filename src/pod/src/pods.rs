@@ -139,12 +139,17 @@ impl Pods {
         Ok(pods)
     }
 
-    /// Resolves when every pod that the store held is recovered.
-    pub async fn recovered(&self) {
-        let _ = self.recovered.clone().wait_for(|done| *done).await;
+    /// Holds true from the moment on in which every pod that the store held is recovered.
+    pub fn recovery(&self) -> watch::Receiver<bool> {
+        self.recovered.clone()
     }
 
-    /// Whether it is.
+    /// Resolves in that moment.
+    pub async fn recovered(&self) {
+        let _ = self.recovery().wait_for(|done| *done).await;
+    }
+
+    /// Whether it was.
     pub fn is_recovered(&self) -> bool {
         *self.recovered.borrow()
     }

@@ -2,14 +2,13 @@
 //! recovered.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http_body::{Frame, SizeHint};
 use model::limits::GRPC_MESSAGE_BYTES_MAX;
 use telemetry::{Operation, Operations, field};
+use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
@@ -18,19 +17,20 @@ use crate::deadline;
 use crate::methods::{self, Method};
 use crate::status::code_name;
 
-/// Whether the service has taken over what was running before it started. Shut at first.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+/// Whether the service has taken over what was running before it started, as the room that does it tells: who reads
+/// RuntimeReady in a Status is served all the rest from that moment on.
+#[derive(Clone, Debug)]
+pub struct Readiness(watch::Receiver<bool>);
 
 impl Readiness {
-    /// From now on every RPC is served.
-    pub fn open(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Shut until `recovered` holds true.
+    pub fn after(recovered: watch::Receiver<bool>) -> Self {
+        Self(recovered)
     }
 
     /// Whether every RPC is served.
-    pub fn is_open(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    pub(crate) fn is_open(&self) -> bool {
+        *self.0.borrow()
     }
 }
 

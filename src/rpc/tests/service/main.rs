@@ -48,7 +48,7 @@ async fn until_recovery_only_the_early_calls_are_served() {
     assert!(refused.message().contains("taking over"), "{refused}");
     let refused = node.image().pull_image(v1::PullImageRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    node.readiness.open();
+    node.recovered.send_replace(true);
     node.runtime().list_pod_sandbox(v1::ListPodSandboxRequest::default()).await.unwrap();
 }
 

@@ -18,13 +18,15 @@ use rpc::{
 use shim_client::LocalShims;
 use telemetry::Metrics;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 /// A service that serves; it ends and its files go when this is dropped.
 pub(crate) struct Started {
     pub(crate) socket: PathBuf,
-    pub(crate) readiness: Readiness,
+    /// Whether it has taken over what ran.
+    pub(crate) recovered: watch::Sender<bool>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) images: Images,
     pub(crate) streaming: SocketAddr,
@@ -37,7 +39,7 @@ pub(crate) struct Started {
 /// One that has recovered.
 pub(crate) async fn start() -> Started {
     let started = Started::shut().await;
-    started.readiness.open();
+    started.recovered.send_replace(true);
     started
 }
 
@@ -66,12 +68,12 @@ impl Started {
         tokio::spawn(server.serve(pods.clone(), stop.clone()));
         let socket = state.join("gantline.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let readiness = Readiness::default();
+        let recovered = watch::Sender::new(false);
         let serving = rpc::serve(
             listener,
             RuntimeRpc::new(pods, node(), streaming),
             ImageRpc::new(images.clone(), ["crun".to_owned()]),
-            readiness.clone(),
+            Readiness::after(recovered.subscribe()),
             metrics.operations.clone(),
             stop.clone().cancelled_owned(),
             Duration::from_secs(2),
@@ -80,7 +82,7 @@ impl Started {
         let channel = connect(socket.clone()).await;
         Self {
             socket,
-            readiness,
+            recovered,
             metrics,
             images,
             streaming: address,
