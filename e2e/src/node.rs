@@ -144,6 +144,11 @@ impl Node {
         self.launch.env.push((name.to_owned(), value.to_owned()));
     }
 
+    /// A program that starts the service from now on, with its first arguments.
+    pub fn started_by(&mut self, words: &[&str]) {
+        self.launch.argv.splice(..0, words.iter().map(|word| (*word).to_owned()));
+    }
+
     /// Another service in the place of the one that has ended, to be started: it serves `socket`. Returns how that one was.
     #[track_caller]
     pub fn becomes(&mut self, launch: Launch, socket: &Path) -> Launch {

@@ -270,6 +270,26 @@ fn an_exec_by_the_shim_is_the_one_that_the_runtime_would_make() {
     node.leaves_nothing();
 }
 
+#[test]
+fn what_signals_whoever_started_the_service_had_it_ignore_is_nobodys_business() {
+    let mut node = Node::builder().prepare();
+    // A shell does so for what it starts in the background, and a careless supervisor for all.
+    node.started_by(&["/usr/bin/env", "--ignore-signal=QUIT,CHLD,USR1"]);
+    node.start_service();
+    let pod = node.pod("careless").run();
+    let container = pod.container("c").command(&["cat", "/proc/self/status"]).start();
+    assert_eq!(container.exit().exit_code, 0);
+    let idle = pod.container("idle").idle().start();
+    for said in [container.log().text(), said(&idle, &["cat", "/proc/self/status"])] {
+        let line = said.lines().find_map(|line| line.split_once("SigIgn:\t")).expect("a line of signals").1;
+        // Signals 32 and 33 are the C library's own, which lets nobody change them.
+        let ignored = u64::from_str_radix(line, 16).unwrap() & !(0b11 << 31);
+        assert_eq!(ignored, 0, "{said}");
+    }
+    pod.remove();
+    node.leaves_nothing();
+}
+
 fn shim_logs(node: &Node) -> Vec<String> {
     let pods = fs::read_dir(node.machine.path(node.config.state.join("pods"))).unwrap();
     pods.map(|pod| fs::read_to_string(pod.unwrap().path().join("shim.log")).unwrap_or_default()).collect()

@@ -8,6 +8,9 @@ use rustix::process::PidfdFlags;
 use crate::SysError;
 use crate::process::to_pid;
 
+/// Signals by their names (signal(7)).
+pub use libc::{SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
+
 /// A process that this handle keeps naming, even when it is dead and its number has a new owner.
 #[derive(Debug)]
 pub struct PidFd {
@@ -92,7 +95,7 @@ mod tests {
         assert!(process.signal(99).is_err());
         process.signal(37).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(37));
-        process.signal(9).unwrap();
-        signal(process.pid(), 9).unwrap();
+        process.signal(SIGKILL).unwrap();
+        signal(process.pid(), SIGKILL).unwrap();
     }
 }

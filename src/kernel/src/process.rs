@@ -62,6 +62,25 @@ pub fn become_subreaper() -> Result<(), SysError> {
         .map_err(|e| SysError::bare("prctl PR_SET_CHILD_SUBREAPER", e))
 }
 
+/// Ignores `signal` no more, if whoever started this program had it do so. An ignored SIGCHLD would have its children
+/// reaped unseen, and they inherit what is ignored. A handler stays.
+pub fn heed(signal: i32) {
+    // SAFETY: an all-zero sigaction is a valid object, which the call then fills in.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `now` is valid, and nothing is changed; a signal that the C library keeps to itself is refused.
+    let known = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) } == 0;
+    if known && now.sa_sigaction == libc::SIG_IGN {
+        // SAFETY: the default disposition installs no code.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// [Heeds](heed) every signal but SIGPIPE, which Rust's runtime ignores for itself and not for children that
+/// [`command`] spawns.
+pub fn heed_all() {
+    (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE).for_each(heed);
+}
+
 /// Blocks `signals` and delivers them to the returned signalfd(2) instead. Children that [`command`] spawns
 /// have them neither blocked nor ignored.
 ///
@@ -92,8 +111,8 @@ pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd, SysError> {
 /// A signal that was taken from a signalfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signalled {
-    /// Which.
-    pub signal: u32,
+    /// Its number.
+    pub signal: i32,
     /// Who sent it, as this process's PID namespace calls them; 0 is somebody outside of it.
     pub sender: u32,
 }
@@ -105,12 +124,10 @@ pub fn take_signals(fd: &OwnedFd) -> Vec<Signalled> {
     let mut taken = Vec::new();
     let mut buffer = [0; 8 * RECORD];
     while let Ok(length @ 1..) = rustix::io::read(fd, &mut buffer) {
-        let number = |record: &[u8], at: usize| {
-            record[4 * at..][..4].iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
-        };
-        let records = buffer[..length].chunks_exact(RECORD);
-        taken
-            .extend(records.map(|record| Signalled { signal: number(record, 0), sender: number(record, 3) }));
+        taken.extend(buffer[..length].as_chunks::<RECORD>().0.iter().map(|record| {
+            let numbers = record.as_chunks().0;
+            Signalled { signal: i32::from_ne_bytes(numbers[0]), sender: u32::from_ne_bytes(numbers[3]) }
+        }));
     }
     taken
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kernel::epoll::{Epoll, Interest};
+use kernel::pidfd::SIGKILL;
 use kernel::seqpacket;
 use model::limits::SHIM_FRAME_BYTES_MAX;
 use model::{ContainerId, PodId};
@@ -19,8 +20,6 @@ use self::world::{Fate, World, send};
 use crate::{Shim, ShimError, ShimSpec, Shims};
 
 mod world;
-
-const SIGKILL: i32 = 9;
 
 /// How often what goes wrong: each in a thousand requests.
 #[derive(Clone, Copy, Debug, Default)]

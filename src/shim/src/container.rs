@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use kernel::SysError;
 use kernel::epoll::Interest;
-use kernel::pidfd::PidFd;
+use kernel::pidfd::{PidFd, SIGKILL};
 use kernel::process::Exit;
 use model::{ContainerId, UnixNanos, chain};
 use wire::{ContainerState, ExitRecord, Failure, FailureKind, Phase as WirePhase, RunContainer, Started};
@@ -28,7 +28,6 @@ use crate::runtime::failed;
 use crate::server::{Source, Watch};
 use crate::stdio::{self, Console, Got, Output};
 
-const SIGKILL: i32 = 9;
 /// What is still read of the streams when the first process is dead, bytes: more than two full pipes.
 const LAST_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kernel::enter::Mark;
-use kernel::pidfd::PidFd;
+use kernel::pidfd::{PidFd, SIGKILL};
 use kernel::process::Exit;
 use kernel::{SysError, seqpacket};
 use model::ExecId;
@@ -24,8 +24,6 @@ use crate::runtime::{Call, Purpose, failed, read_pid};
 use crate::server::Server;
 use crate::stdio::{self, Console, Theirs};
 use crate::subtree;
-
-const SIGKILL: i32 = 9;
 
 /// How often what survives a kill is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(10);

@@ -15,7 +15,7 @@ use kernel::alone::{self, Side};
 use kernel::cgroup::Hierarchy;
 use kernel::enter::{self, Mark};
 use kernel::epoll::Interest;
-use kernel::pidfd::PidFd;
+use kernel::pidfd::{PidFd, SIGKILL};
 use kernel::{SysError, seqpacket};
 use model::ExecId;
 use rustix::fs::{Mode, OFlags};
@@ -28,7 +28,6 @@ use crate::requests::failure;
 use crate::runtime::failed;
 use crate::server::{Server, Source};
 
-const SIGKILL: i32 = 9;
 /// A word and the error in it, bytes; a longer one cannot be read, and counts as no word.
 const WORD_BYTES_MAX: usize = 8 * 1024;
 /// How often children that were killed are killed again.

@@ -6,13 +6,12 @@
 
 use std::time::{Duration, Instant};
 
+use kernel::pidfd::{SIGKILL, SIGTERM};
 use kernel::process::Signalled;
 
 use crate::note::note;
 use crate::server::Server;
 
-const SIGTERM: u32 = 15;
-const SIGKILL: i32 = 9;
 /// What pid 1 is called then, cut as the kernel does (proc_pid_comm(5)).
 const SHUTDOWN: &str = "systemd-shutdow\n";
 /// How long containers have for their end. Whoever runs them has had their own time before.

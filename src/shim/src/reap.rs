@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use kernel::clock::now;
-use kernel::pidfd::PidFd;
+use kernel::pidfd::{PidFd, SIGKILL};
 use kernel::process::{self, Exit};
 use model::{ContainerId, UnixNanos};
 use wire::{Event, ReplyBody};
@@ -16,8 +16,6 @@ use crate::runtime::{Job, Purpose};
 use crate::server::Server;
 use crate::stdio::drain;
 use crate::undo::clear_away;
-
-const SIGKILL: i32 = 9;
 
 impl Server {
     /// Looks at every child that has ended, acts on it, and only then reaps it.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use kernel::cgroup::Hierarchy;
 use kernel::clock::now;
 use kernel::epoll::{Epoll, Interest, Ready};
+use kernel::pidfd::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use kernel::process::{self, Exit};
 use kernel::{SysError, seqpacket};
 use model::limits::SHIM_FRAME_BYTES_MAX;
@@ -28,10 +29,6 @@ use crate::runtime::Job;
 use crate::stdio::Got;
 use crate::stop::Sweep;
 
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
-const SIGCHLD: i32 = 17;
 /// How often a full disk is tried again.
 const RETRY_DISK: Duration = Duration::from_secs(1);
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use kernel::pidfd::PidFd;
+use kernel::pidfd::{PidFd, SIGKILL};
 use model::ContainerId;
 use wire::{Failure, FailureKind, KillContainer, ReplyBody};
 
@@ -13,7 +13,6 @@ use crate::runtime::{Call, Purpose, failed};
 use crate::server::Server;
 use crate::stdio;
 
-const SIGKILL: i32 = 9;
 /// How often a container's processes are killed again until they are gone.
 const SWEEP_AGAIN: Duration = Duration::from_millis(5);
 /// After this, processes that do not die (they wait in the kernel) are told as a failure.

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use kernel::enter::Mark;
+use kernel::pidfd::{SIGKILL, SIGSTOP};
 use kernel::process::{self, Process};
 
-const SIGKILL: i32 = 9;
-const SIGSTOP: i32 = 19;
 /// Passes over the process table before what forks faster than it is killed is left to the next call.
 const PASSES_MAX: usize = 8;
 

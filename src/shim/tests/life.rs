@@ -224,7 +224,7 @@ async fn a_shared_pid_namespace_has_a_pid_1_that_reaps_and_whose_end_is_told() {
     let orphans = kernel::process::table().unwrap().into_iter().filter(|process| process.parent == init);
     assert_eq!(orphans.count(), 0, "pid 1 does not reap");
     let mut events = shim.events();
-    kernel::pidfd::signal(init, 9).unwrap();
+    kernel::pidfd::signal(init, kernel::pidfd::SIGKILL).unwrap();
     let mut told = Vec::new();
     while told.len() < 2 {
         told.push(tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap());
@@ -448,4 +448,32 @@ async fn a_machine_that_goes_down_does_not_wait_for_containers_and_shims() {
     let records = exit_records(&node.shims.root, &node.pod).unwrap();
     let code = |id| records.iter().find(|record| record.container == id).unwrap().code;
     assert_eq!((code(heeds), code(deaf)), (7, 137));
+}
+
+#[tokio::test]
+async fn signals_that_whoever_started_the_shim_had_ignored_are_nobodys_below_it() {
+    if !able() {
+        return;
+    }
+    let mut node = Node::new();
+    let shim = node.shim_of_a_careless_shell().await;
+    // What busybox's shell becomes at its end ignores SIGQUIT.
+    let script = "grep SigIgn /proc/self/status; true";
+    let id = node.run(&shim, &sh(&format!("{script}; usleep 2000000; exit 5"))).await;
+    let mut said = Vec::new();
+    for native in [true, false] {
+        node.native = native;
+        let execed = node.exec(&shim, &id, script, None).await;
+        said.push(node::read_all(execed.stdout).await);
+    }
+    // A child that is reaped unseen has no exit code.
+    assert_eq!(exit(&shim, &id).await.code, 5);
+    said.extend(texts(&node.log(&id)));
+    let ignored = said.iter().map(|line| line.trim().split_once(":\t").unwrap().1);
+    // Signals 32 and 33 are the C library's own, which lets nobody change them.
+    let ignored: Vec<u64> =
+        ignored.map(|hex| u64::from_str_radix(hex, 16).unwrap() & !(0b11 << 31)).collect();
+    assert_eq!(ignored, [0, 0, 0], "{said:?}");
+    shim.delete(&id).await.unwrap();
+    shim.shutdown().await.unwrap();
 }

@@ -137,6 +137,19 @@ impl Node {
             .unwrap()
     }
 
+    /// A shim whose parent's parent ignored signals, as a shell does for what it starts in the background.
+    pub async fn shim_of_a_careless_shell(&self) -> Shim {
+        let dir = self.path().join("run/pods").join(&self.pod);
+        fs::create_dir_all(&dir).unwrap();
+        let mut command = kernel::process::command("/usr/bin/env");
+        command.args(["--ignore-signal=QUIT,CHLD,USR1", env!("CARGO_BIN_EXE_gantline-shim"), "run"]);
+        command.args(["--pod", self.pod.as_str()]).arg("--dir").arg(dir);
+        command.arg("--exits").arg(self.path().join("lib/exits").join(&self.pod));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        self.shims.connect(&self.pod).await.unwrap()
+    }
+
     pub fn log(&self, container: &ContainerId) -> PathBuf {
         self.path().join(format!("{}.log", container.short()))
     }
@@ -313,7 +326,7 @@ impl Drop for Node {
             let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();
             if line.contains("gantline-shim") && line.contains(&own) {
-                let _ = kernel::pidfd::signal(process.pid, 9);
+                let _ = kernel::pidfd::signal(process.pid, kernel::pidfd::SIGKILL);
             }
         }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
