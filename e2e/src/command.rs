@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// A command with nothing on standard input; the harness wants the caller's environment, which the service's
 /// own rule (`kernel::process::command`) withholds.
@@ -76,5 +76,46 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Said {
     match child.wait_with_output() {
         Ok(output) => output.into(),
         Err(error) => panic!("wait for {:?}: {error}", command.get_program()),
+    }
+}
+
+/// A program that runs for as long as the value lives.
+#[derive(Debug)]
+pub struct Running(Option<Child>);
+
+impl Running {
+    /// Starts it.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        match command.spawn() {
+            Ok(child) => Self(Some(child)),
+            Err(error) => panic!("start {:?}: {error}", command.get_program()),
+        }
+    }
+
+    /// Its process.
+    pub fn child(&mut self) -> &mut Child {
+        self.0.as_mut().expect("it is taken only by who ends this value")
+    }
+
+    /// Kills it.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    /// Waits until it ends by itself; what it said on pipes that were not taken.
+    #[track_caller]
+    pub fn ended(mut self) -> Said {
+        let child = self.0.take().expect("it is taken only by who ends this value");
+        child.wait_with_output().expect("wait for a program").into()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

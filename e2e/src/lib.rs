@@ -22,6 +22,7 @@ pub mod config;
 pub mod conformance;
 pub mod cri;
 pub mod faulty;
+pub mod forward;
 pub mod host;
 pub mod http;
 pub mod image;

@@ -16,7 +16,7 @@ use crate::image::{self, Image};
 use crate::leftovers;
 use crate::machine::Machine;
 use crate::peer;
-use crate::pod::PodBuilder;
+use crate::pod::{Container, Pod, PodBuilder};
 use crate::programs::{Programs, tool};
 use crate::registry::Registry;
 use crate::wait::{eventually, patient};
@@ -338,6 +338,14 @@ impl Node {
     /// A pod to be run.
     pub fn pod(&self, name: &str) -> PodBuilder<'_> {
         PodBuilder::new(self, name)
+    }
+
+    /// A pod whose one container, `main`, waits to be told something to do.
+    #[track_caller]
+    pub fn busy(&self) -> (Pod<'_>, Container<'_>) {
+        let pod = self.pod("busy").run();
+        let container = pod.container("main").idle().start();
+        (pod, container)
     }
 
     /// Ids of all pods.

@@ -75,6 +75,13 @@ impl<'n> PodBuilder<'n> {
         })
     }
 
+    /// In a cgroup of its own, two levels below the machine's, as the kubelet asks for it.
+    pub fn own_cgroup(self) -> Self {
+        let uid = self.config.metadata.as_ref().map_or("", |metadata| &metadata.uid);
+        let parent = self.node.machine.cgroup_parent_of(uid);
+        self.with(|config| config.linux.get_or_insert_default().cgroup_parent = parent)
+    }
+
     /// Under another runtime handler.
     pub fn handler(mut self, name: &str) -> Self {
         self.handler = name.into();
@@ -328,6 +335,15 @@ impl Container<'_> {
         self.status().state() == v1::ContainerState::ContainerRunning
     }
 
+    /// Waits until something in its pod listens on a TCP port: crictl gives up a whole forwarding at one refused connection.
+    #[track_caller]
+    pub fn listens(&self, port: u16) {
+        eventually("it listens", SOON, || {
+            let table = self.sh("cat /proc/net/tcp /proc/net/tcp6");
+            if table.contains(&format!(":{port:04X} ")) { Ok(()) } else { Err(table) }
+        });
+    }
+
     /// Waits until it has exited; its status then.
     #[track_caller]
     pub fn exit(&self) -> v1::ContainerStatus {
@@ -336,6 +352,13 @@ impl Container<'_> {
             let exited = status.state() == v1::ContainerState::ContainerExited;
             if exited { Ok(status) } else { Err(format!("it is {:?}", status.state())) }
         })
+    }
+
+    /// What it uses.
+    #[track_caller]
+    pub fn stats(&self) -> v1::ContainerStats {
+        let request = v1::ContainerStatsRequest { container_id: self.id.clone() };
+        self.node.cri().container_stats(request).expect("ContainerStats").stats.expect("stats")
     }
 
     /// Its log.

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use e2e::programs::tool;
 
 fn rules_file() -> PathBuf {
-    let house = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
-    house.join("charts/gantline/rules/gantline.yaml")
+    e2e::installer::chart().join("rules/gantline.yaml")
 }
 
 /// What makes each alert fire: series that are bad for two hours, in promtool's notation.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::v1;
-use e2e::{Container, Node, Pod, eventually, machine};
+use e2e::{Container, Node, eventually, machine};
 
 const MIB: i64 = 1 << 20;
 
@@ -18,13 +18,6 @@ fn unified() -> bool {
         println!("skipped: this machine has cgroup v1; make vm-test boots one that has v2");
     }
     unified
-}
-
-/// A pod in a cgroup of its own, two levels below the machine's, as the kubelet asks for it.
-fn pod<'n>(node: &'n Node, name: &str) -> Pod<'n> {
-    let builder = node.pod(name);
-    let parent = node.machine.cgroup_parent_of(&builder.config.metadata.as_ref().unwrap().uid);
-    builder.with(|config| config.linux.as_mut().unwrap().cgroup_parent = parent).run()
 }
 
 /// A process's cgroup, by the kernel's word.
@@ -54,9 +47,8 @@ fn update(node: &Node, container: &Container<'_>, linux: v1::LinuxContainerResou
     node.cri().update_container_resources(request).expect("UpdateContainerResources");
 }
 
-fn memory(node: &Node, container: &Container<'_>) -> v1::MemoryUsage {
-    let request = v1::ContainerStatsRequest { container_id: container.id.clone() };
-    node.cri().container_stats(request).unwrap().stats.unwrap().memory.unwrap_or_default()
+fn memory(container: &Container<'_>) -> v1::MemoryUsage {
+    container.stats().memory.unwrap_or_default()
 }
 
 /// The units of systemd that belong to this machine's pods, running or not.
@@ -77,7 +69,7 @@ fn limits_are_in_the_files_of_the_containers_group_and_go_with_the_pod() {
         return;
     }
     let node = Node::start();
-    let pod = pod(&node, "limited");
+    let pod = node.pod("limited").own_cgroup().run();
     let bound = pod.container("bound").idle().resources(|limits| {
         limits.memory_limit_in_bytes = 64 * MIB;
         limits.cpu_shares = 512;
@@ -174,7 +166,7 @@ fn every_kind_of_limit_lands_in_its_file_and_is_changed_there() {
         return;
     }
     let node = Node::start();
-    let pod = pod(&node, "every");
+    let pod = node.pod("every").own_cgroup().run();
     let (slow, slower) = (slow_disk(2 * MIB).expect("a disk"), slow_disk(MIB).expect("a disk"));
     let mib = |n: i64| (n * MIB).to_string();
     let hugepages = |bytes| v1::HugepageLimit { page_size: "2MB".into(), limit: bytes };
@@ -262,9 +254,9 @@ fn every_kind_of_limit_lands_in_its_file_and_is_changed_there() {
 #[test]
 fn the_last_pod_below_a_group_takes_it_along() {
     let node = Node::start();
-    let first = pod(&node, "first");
+    let first = node.pod("first").own_cgroup().run();
     first.container("first").idle().start();
-    let second = pod(&node, "second");
+    let second = node.pod("second").own_cgroup().run();
     let running = second.container("second").idle().start();
     first.remove();
     assert!(running.is_running(), "nothing of another pod's ends with the first");
@@ -278,26 +270,22 @@ fn usage_is_counted_for_containers_and_their_pod() {
         return;
     }
     let node = Node::start();
-    let pod = pod(&node, "counted");
+    let pod = node.pod("counted").own_cgroup().run();
     let busy = pod.container("busy").sh("while :; do :; done").start();
     let idle =
         pod.container("idle").idle().resources(|limits| limits.memory_limit_in_bytes = 64 * MIB).start();
-    let stats = |container: &Container<'_>| {
-        let request = v1::ContainerStatsRequest { container_id: container.id.clone() };
-        node.cri().container_stats(request).unwrap().stats.unwrap()
-    };
     let time =
         |stats: &v1::ContainerStats| stats.cpu.as_ref().unwrap().usage_core_nano_seconds.unwrap().value;
-    let first = time(&stats(&busy));
+    let first = time(&busy.stats());
     std::thread::sleep(Duration::from_secs(2));
-    let grown = time(&stats(&busy)) - first;
+    let grown = time(&busy.stats()) - first;
     assert!(grown > 200_000_000, "a busy loop had {grown} ns in two seconds");
-    let used = memory(&node, &idle);
+    let used = memory(&idle);
     let number = |value: &Option<v1::UInt64Value>| value.map(|value| value.value);
     assert!(number(&used.working_set_bytes).unwrap() > 0, "{used:?}");
     let available = number(&used.available_bytes).unwrap();
     assert!(available > 0 && available < 64 * MIB as u64, "{used:?}");
-    assert!(used.psi.is_some() && stats(&busy).cpu.unwrap().psi.is_some(), "pressure is told");
+    assert!(used.psi.is_some() && busy.stats().cpu.unwrap().psi.is_some(), "pressure is told");
 
     let request = v1::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
     let whole = node.cri().pod_sandbox_stats(request).unwrap().stats.unwrap().linux.unwrap();
@@ -314,7 +302,7 @@ fn what_the_kernel_kills_for_want_of_memory_is_told_every_time() {
         return;
     }
     let node = Node::start();
-    let pod = pod(&node, "hungry");
+    let pod = node.pod("hungry").own_cgroup().run();
     let hungry = |name: &str, line: &str| {
         let container = pod.container(name).command(&["sh", "-c", line]);
         container.resources(|limits| limits.memory_limit_in_bytes = 16 * MIB).start()

@@ -366,18 +366,14 @@ fn stats_grow_and_belong_to_the_right_container() {
     let pod = node.pod("stats").run();
     let busy = pod.container("busy").sh("while :; do :; done").start();
     let writer = pod.container("writer").sh("head -c 3000000 /dev/zero > /file; sleep 1000").start();
-    let stats = |container: &e2e::Container<'_>| {
-        let request = v1::ContainerStatsRequest { container_id: container.id.clone() };
-        node.cri().container_stats(request).expect("ContainerStats").stats.expect("stats")
-    };
-    let cpu = || stats(&busy).cpu.unwrap().usage_core_nano_seconds.unwrap().value;
+    let cpu = || busy.stats().cpu.unwrap().usage_core_nano_seconds.unwrap().value;
     let first = cpu();
     std::thread::sleep(Duration::from_millis(500));
     assert!(cpu() > first, "a busy loop uses time");
-    assert!(stats(&busy).memory.unwrap().working_set_bytes.unwrap().value > 0);
+    assert!(busy.stats().memory.unwrap().working_set_bytes.unwrap().value > 0);
     eventually("what was written is counted", Duration::from_secs(20), || {
         let used =
-            stats(&writer).writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
+            writer.stats().writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
         if used >= 3_000_000 { Ok(()) } else { Err(format!("{used} bytes")) }
     });
     assert_eq!(node.cri().list_container_stats(Default::default()).unwrap().stats.len(), 2);

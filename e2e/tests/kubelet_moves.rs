@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use e2e::cluster::NODE;
+use e2e::cluster::manifests::{daemon_set, deployment};
 use e2e::cluster::plain::Plain;
 use e2e::command::run;
 use e2e::peer::{self, Migrated};
@@ -15,25 +16,12 @@ use serde_json::{Value, json};
 /// Pods come and go within this time.
 const SOON: Duration = Duration::from_secs(60);
 
-/// A Deployment that a drain evicts, and a DaemonSet that it leaves, as network add-ons are.
-fn workload(kind: &str, name: &str, replicas: Option<u64>) -> Value {
-    let mut object = json!({
-        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
-                    "name": "main", "image": Registry::reference("busybox:1"),
-                    "command": ["sh", "-c", "echo here; trap 'exit 0' TERM; sleep 100000 & wait"],
-                }]},
-            },
-        },
-    });
-    if let Some(replicas) = replicas {
-        object["spec"]["replicas"] = json!(replicas);
-    }
-    object
+/// Pods that greet, and end when they are told to.
+fn greeters() -> Value {
+    json!({"terminationGracePeriodSeconds": 1, "containers": [{
+        "name": "main", "image": Registry::reference("busybox:1"),
+        "command": ["sh", "-c", "echo here; trap 'exit 0' TERM; sleep 100000 & wait"],
+    }]})
 }
 
 /// The node says that it runs this; all pods are Ready on it, answer, and have an address of the pod network.
@@ -65,7 +53,7 @@ fn serves(cluster: &Plain, runtime: &str) {
     }
 }
 
-/// The first half of the way, the same in both directions: nothing of Kubernetes's is on the node any more.
+/// The first half of the way, the same in both directions: of the pods only a DaemonSet's are left, and no kubelet tends them.
 fn leaves(cluster: &mut Plain) {
     cluster.kubectl(&["drain", NODE, "--ignore-daemonsets", "--delete-emptydir-data"]).ok();
     cluster.stop_kubelet();
@@ -91,8 +79,9 @@ fn of_pods(cluster: &Plain) -> Vec<String> {
 #[test]
 fn a_node_moves_with_its_kubelet_from_containerd_and_back() {
     let mut cluster = Plain::start(peer::containerd(&tool("runc")));
-    cluster.api.apply(&workload("Deployment", "web", Some(3))).unwrap();
-    cluster.api.apply(&workload("DaemonSet", "agent", None)).unwrap();
+    // A drain evicts the one and leaves the other, as network add-ons are.
+    cluster.api.apply(&deployment("web", 3, greeters())).unwrap();
+    cluster.api.apply(&daemon_set("agent", greeters())).unwrap();
     serves(&cluster, "containerd");
 
     leaves(&mut cluster);

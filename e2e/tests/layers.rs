@@ -4,14 +4,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use api::v1;
 use e2e::bench::Times;
 use e2e::{Container, Node, patient};
-
-fn stats(node: &Node, container: &Container<'_>) -> v1::ContainerStats {
-    let request = v1::ContainerStatsRequest { container_id: container.id.clone() };
-    node.cri().container_stats(request).expect("ContainerStats").stats.expect("stats")
-}
 
 #[test]
 fn a_layer_of_many_files_slows_nobody() {
@@ -27,10 +21,7 @@ fn a_layer_of_many_files_slows_nobody() {
     }
     few.sh("head -c 1000000 /dev/zero > /file");
     let inodes = |container: &Container<'_>| {
-        stats(&node, container)
-            .writable_layer
-            .and_then(|layer| layer.inodes_used)
-            .map_or(0, |inodes| inodes.value)
+        container.stats().writable_layer.and_then(|layer| layer.inodes_used).map_or(0, |inodes| inodes.value)
     };
     let mut times = Times::default();
     let mut ask =
@@ -46,10 +37,7 @@ fn a_layer_of_many_files_slows_nobody() {
         meanwhile < 5.0 * after + 50.0,
         "an answer takes {after} ms, and {meanwhile} ms while the layer is measured"
     );
-    assert!(
-        stats(&node, &few).writable_layer.unwrap().used_bytes.unwrap().value >= 1_000_000,
-        "the small one too"
-    );
+    assert!(few.stats().writable_layer.unwrap().used_bytes.unwrap().value >= 1_000_000, "the small one too");
     // Both are in what ImageFsInfo counts.
     let filesystems = node.cri().image_fs_info(Default::default()).unwrap();
     let (images, writable) = (&filesystems.image_filesystems[0], &filesystems.container_filesystems[0]);

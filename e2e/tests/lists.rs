@@ -44,13 +44,6 @@ fn same<T: PartialEq + Debug>(
     assert_eq!(listed.iter().map(id).collect::<Vec<_>>().iter().collect::<Vec<_>>(), expect);
 }
 
-/// A pod in a cgroup of its own, as the kubelet asks for it.
-fn pod<'n>(node: &'n Node, name: &str) -> Pod<'n> {
-    let builder = node.pod(name);
-    let parent = node.machine.cgroup_parent_of(&builder.config.metadata.as_ref().unwrap().uid);
-    builder.with(|config| config.linux.as_mut().unwrap().cgroup_parent = parent).run()
-}
-
 /// What identifies a container's statistics, and whether they are of one that runs. The numbers change with each look.
 fn container_identity(stats: v1::ContainerStats) -> (v1::ContainerAttributes, bool) {
     let numbers = stats.cpu.is_some_and(|cpu| cpu.usage_core_nano_seconds.is_some());
@@ -79,7 +72,7 @@ fn each_stream_has_the_items_of_its_list_with_a_filter_and_without() {
     let other = image::busybox_builder().layer(image::noise("noise", 4096, 1)).build();
     let (busybox, other) = (node.busybox(), node.push(&other, "other:1"));
     let images = [node.pull(&busybox), node.pull(&other)];
-    let pods = ["one", "two"].map(|name| pod(&node, name));
+    let pods = ["one", "two"].map(|name| node.pod(name).own_cgroup().run());
     let [one, two] = pods.each_ref().map(|pod| pod.container("runs").idle().start());
     let waits = pods[0].container("waits").idle().create();
     let (mut client, cri) = (node.cri().raw(), node.cri());
@@ -170,7 +163,7 @@ fn each_stream_has_the_items_of_its_list_with_a_filter_and_without() {
 fn statistics_are_told_while_pods_and_containers_come_and_go() {
     let node = Node::start();
     node.pull(&node.busybox());
-    let (steady, busy) = (pod(&node, "steady"), pod(&node, "busy"));
+    let [steady, busy] = ["steady", "busy"].map(|name| node.pod(name).own_cgroup().run());
     let stays = steady.container("stays").idle().start();
     let began = Instant::now();
     let goes_on = || began.elapsed() < patient(Duration::from_secs(8));
@@ -207,7 +200,7 @@ fn statistics_are_told_while_pods_and_containers_come_and_go() {
     let pods_come_and_go = || {
         let mut round = 0;
         while goes_on() {
-            let pod = pod(&node, &format!("goes-{round}"));
+            let pod = node.pod(&format!("goes-{round}")).own_cgroup().run();
             pod.container("goes").idle().start();
             pod.remove();
             round += 1;

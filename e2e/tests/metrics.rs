@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use api::v1;
+use e2e::command::Running;
 use e2e::faulty::{Fault, Proxy};
+use e2e::installer::chart;
 use e2e::programs::tool;
 use e2e::scrape::METRICS;
 use e2e::{Node, eventually, plugin};
@@ -224,7 +224,8 @@ fn every_metric_moves_in_the_life_of_pods_or_says_why_not() {
 
 /// The metrics that the table of the docs explains.
 fn documented() -> BTreeSet<String> {
-    let text = fs::read_to_string(house().join("docs/observability.md")).expect("docs/observability.md");
+    let text =
+        fs::read_to_string(chart().join("../../docs/observability.md")).expect("docs/observability.md");
     let name = |line: &str| Some(line.strip_prefix("| `gantline_")?.split(['`', '{']).next()?.to_owned());
     text.lines().filter_map(name).map(|name| format!("gantline_{name}")).collect()
 }
@@ -262,18 +263,10 @@ fn series_do_not_grow_with_what_comes_and_goes() {
     node.leaves_nothing();
 }
 
-fn house() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-fn rules_file() -> PathBuf {
-    house().join("charts/gantline/rules/gantline.yaml")
-}
-
 /// Debian's Prometheus, on the machine's network; it ends with the test.
 struct Prometheus<'n> {
     node: &'n Node,
-    process: Child,
+    _process: Running,
 }
 
 impl<'n> Prometheus<'n> {
@@ -284,7 +277,7 @@ impl<'n> Prometheus<'n> {
         let text = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{:?}]\nscrape_configs:\n\
              - job_name: gantline\n  static_configs: [{{targets: [\"{METRICS}\"]}}]\n",
-            rules_file()
+            chart().join("rules/gantline.yaml")
         );
         fs::write(&config, text).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();
@@ -292,8 +285,8 @@ impl<'n> Prometheus<'n> {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={PROMETHEUS}"));
-        let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().expect("start prometheus");
-        let prometheus = Self { node, process };
+        let process = Running::start(command.stdout(log.try_clone().unwrap()).stderr(log));
+        let prometheus = Self { node, _process: process };
         eventually("Prometheus is ready", Duration::from_secs(30), || {
             let ready = node.machine.on_its_network(|| {
                 e2e::http::request(PROMETHEUS, "GET", "/-/ready", "", b"").map(|a| a.status)
@@ -319,13 +312,6 @@ impl<'n> Prometheus<'n> {
         let found = self.get(&format!("/api/v1/query?query={}", escaped(expression)));
         let found = found["result"].as_array().cloned().unwrap_or_default();
         found.iter().filter(|one| one["value"][1] != "NaN").count()
-    }
-}
-
-impl Drop for Prometheus<'_> {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -377,7 +363,7 @@ fn dashboard_and_alerts_find_their_data_in_a_prometheus_that_scrapes_a_busy_node
         round += 1;
     }
 
-    let dashboard = fs::read_to_string(house().join("charts/gantline/dashboards/gantline.json")).unwrap();
+    let dashboard = fs::read_to_string(chart().join("dashboards/gantline.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).expect("the dashboard is JSON");
     let mut expressions = Vec::new();
     all_under(&dashboard["panels"], "expr", &mut expressions);

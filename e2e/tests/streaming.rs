@@ -3,11 +3,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use e2e::command::{Said, command, run, run_with_input};
-use e2e::{Container, Node, Pod, eventually, patience, patient};
+use e2e::command::{Running, Said, command, run, run_with_input};
+use e2e::forward::Forward;
+use e2e::{Node, eventually, patience, patient};
 
 const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 /// What must not take long takes less.
@@ -20,21 +21,15 @@ fn crictl(node: &Node, verb: &str, transport: &str, args: &[&str], input: &[u8])
     run_with_input(&mut node.crictl_command(&all), input)
 }
 
-fn busy(node: &Node) -> (Pod<'_>, Container<'_>) {
-    let pod = node.pod("busy").run();
-    let container = pod.container("main").idle().start();
-    (pod, container)
-}
-
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
+/// A crictl that a test talks with.
+fn piped(node: &Node, args: &[&str]) -> Running {
+    Running::start(node.crictl_command(args).stdin(Stdio::piped()).stdout(Stdio::piped()))
 }
 
 #[test]
 fn exec_carries_all_three_streams_and_the_exit_code() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let before = node.descriptors();
     for transport in TRANSPORTS {
         let exec = |args: &[&str], input: &[u8]| crictl(&node, "exec", transport, args, input);
@@ -57,7 +52,7 @@ fn exec_carries_all_three_streams_and_the_exit_code() {
 #[test]
 fn exec_loses_no_byte_of_much_input_and_output() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let input: Vec<u8> = (0..LARGE).map(|at| b'a' + u8::try_from(at % 23).unwrap()).collect();
     for transport in TRANSPORTS {
         let said = crictl(&node, "exec", transport, &["-i", &container.id, "cat"], &[]);
@@ -78,7 +73,7 @@ fn exec_loses_no_byte_of_much_input_and_output() {
 #[test]
 fn exec_of_what_leaves_a_child_behind_does_not_wait_for_it() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     for transport in TRANSPORTS {
         let began = Instant::now();
         let args = [&*container.id, "sh", "-c", "sleep 600 & echo done"];
@@ -116,7 +111,7 @@ fn on_a_terminal(node: &Node, line: &str, typed: &[u8]) -> Said {
 #[test]
 fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let before = node.descriptors();
     for transport in TRANSPORTS {
         let exec = format!("$CRICTL exec --transport {transport} -it {}", container.id);
@@ -143,7 +138,7 @@ fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
 #[test]
 fn ctrl_c_on_a_terminal_is_the_command_s_and_not_the_client_s() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     for transport in TRANSPORTS {
         let line = "trap \"echo caught; exit 9\" INT; echo ready; while :; do sleep 0.1; done";
         let exec = format!("$CRICTL exec --transport {transport} -it {} sh -c '{line}'", container.id);
@@ -158,18 +153,17 @@ fn ctrl_c_on_a_terminal_is_the_command_s_and_not_the_client_s() {
 #[test]
 fn a_command_goes_on_when_its_client_is_killed_and_a_terminal_hangs_up() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let before = node.descriptors();
     for transport in TRANSPORTS {
         let line =
             format!("for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.1; done; touch /done-{transport}");
         let args = ["exec", "--transport", transport, "-i", &container.id, "sh", "-c", &line];
-        let mut client =
-            node.crictl_command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut client = piped(&node, &args);
         let mut first = String::new();
-        BufReader::new(client.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        BufReader::new(client.child().stdout.take().unwrap()).read_line(&mut first).unwrap();
         assert_eq!(first, "1\n", "{transport}");
-        kill(client);
+        client.kill();
         eventually("the command goes on to its end", SOON, || {
             let there = container.try_exec(&["test", "-e", &format!("/done-{transport}")], 10).unwrap();
             if there.exit_code == 0 { Ok(()) } else { Err("it has not".into()) }
@@ -226,13 +220,12 @@ fn attach_feeds_a_container_whose_input_ends_with_its_first_client() {
         let builder = pod.container(&format!("{transport}-gone")).sh("cat; exit 7");
         let container = builder.with(|config| (config.stdin, config.stdin_once) = (true, true)).start();
         let args = ["attach", "--transport", transport, "-i", &container.id];
-        let mut client =
-            node.crictl_command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        client.stdin.as_mut().unwrap().write_all(b"half\n").unwrap();
+        let mut client = piped(&node, &args);
+        client.child().stdin.as_mut().unwrap().write_all(b"half\n").unwrap();
         let mut echoed = [0; 5];
-        client.stdout.as_mut().unwrap().read_exact(&mut echoed).unwrap();
+        client.child().stdout.as_mut().unwrap().read_exact(&mut echoed).unwrap();
         assert_eq!(&echoed, b"half\n", "{transport}");
-        kill(client);
+        client.kill();
         assert_eq!(container.exit().exit_code, 7, "{transport}: a client that is killed detaches too");
     }
     pod.remove();
@@ -267,56 +260,18 @@ fn attach_that_comes_and_goes_leaves_the_container_and_no_descriptor() {
     for transport in TRANSPORTS {
         for _ in 0..3 {
             let args = ["attach", "--transport", transport, "-i", &container.id];
-            let mut command = node.crictl_command(&args);
-            let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-            let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+            let mut client = piped(&node, &args);
+            let mut lines = BufReader::new(client.child().stdout.take().unwrap()).lines();
             assert!(lines.any(|line| line.unwrap() == "tick"), "{transport}");
-            client.stdin.as_mut().unwrap().write_all(b"word\n").unwrap();
+            client.child().stdin.as_mut().unwrap().write_all(b"word\n").unwrap();
             assert!(lines.any(|line| line.unwrap() == "got word"), "{transport}");
-            kill(client);
+            client.kill();
         }
     }
     assert!(container.is_running());
     node.leaks_no_descriptor(before);
     pod.remove();
     node.leaves_nothing();
-}
-
-/// Waits until something in a pod listens: crictl gives up the whole forwarding at one refused connection.
-#[track_caller]
-fn listens(container: &Container<'_>, port: u16) {
-    eventually("it listens", SOON, || {
-        let table = container.sh("cat /proc/net/tcp /proc/net/tcp6");
-        if table.contains(&format!(":{port:04X} ")) { Ok(()) } else { Err(table) }
-    });
-}
-
-/// A forwarded port, for as long as the value lives.
-struct Forward {
-    child: Option<Child>,
-    /// It reports each connection; without a reader it would die of that.
-    _report: BufReader<std::process::ChildStdout>,
-}
-
-impl Forward {
-    fn start(node: &Node, transport: &str, pod: &Pod<'_>, port: &str) -> Self {
-        let args = ["port-forward", "--transport", transport, &pod.id, port];
-        let mut child =
-            node.crictl_command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut report = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        report.read_line(&mut line).unwrap();
-        assert!(line.starts_with("Forwarding from"), "{transport}: {line}");
-        Self { child: Some(child), _report: report }
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            kill(child);
-        }
-    }
 }
 
 #[test]
@@ -327,10 +282,10 @@ fn forwarded_ports_reach_the_pod_many_at_once() {
         "mkdir /srv && head -c {LARGE} /dev/zero | tr '\\0' z > /srv/large && echo small > /srv/small && \
          exec httpd -f -p 127.0.0.1:80 -h /srv"
     );
-    listens(&pod.container("main").sh(&line).start(), 80);
+    pod.container("main").sh(&line).start().listens(80);
     let before = node.descriptors();
     for (transport, port) in TRANSPORTS.into_iter().zip([10080_u16, 10081]) {
-        let forward = Forward::start(&node, transport, &pod, &format!("{port}:80"));
+        let forward = Forward::start(&node, transport, &pod, &[&format!("{port}:80")]);
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         node.machine.on_its_network(|| {
             let get = |path: &str| e2e::http::request(to, "GET", path, "", b"").map(|answer| answer.body);
@@ -361,9 +316,9 @@ fn a_forwarded_connection_is_half_closed_both_ways_and_a_closed_port_says_so() {
     let pod = node.pod("nc").run();
     // It answers only once its client has said all.
     let container = pod.container("main").sh("while :; do nc -l -p 7 -e sh -c 'wc -c'; done").start();
-    listens(&container, 7);
+    container.listens(7);
     for (transport, port) in TRANSPORTS.into_iter().zip([10090_u16, 10091]) {
-        let forward = Forward::start(&node, transport, &pod, &format!("{port}:7"));
+        let forward = Forward::start(&node, transport, &pod, &[&format!("{port}:7")]);
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let answer = node.machine.on_its_network(|| {
             let mut stream = TcpStream::connect(to).unwrap();
@@ -377,13 +332,13 @@ fn a_forwarded_connection_is_half_closed_both_ways_and_a_closed_port_says_so() {
         assert_eq!(answer.trim(), "12345", "{transport}");
         drop(forward);
 
-        let mut forward = Forward::start(&node, transport, &pod, &format!("{port}:9"));
+        let forward = Forward::start(&node, transport, &pod, &[&format!("{port}:9")]);
         node.machine.on_its_network(|| {
             let mut stream = TcpStream::connect(to).unwrap();
             stream.set_read_timeout(Some(patient(SOON))).unwrap();
             assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0, "{transport}: it is closed");
         });
-        let said: Said = forward.child.take().unwrap().wait_with_output().unwrap().into();
+        let said = forward.ended();
         assert!(said.stderr.contains("refused"), "{transport}: {said:?}");
     }
     pod.remove();
@@ -393,16 +348,16 @@ fn a_forwarded_connection_is_half_closed_both_ways_and_a_closed_port_says_so() {
 #[test]
 fn sessions_end_with_the_service_and_it_does_not_wait_for_them() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let args = ["exec", "-i", &container.id, "sh", "-c", "echo up; exec sleep 1000"];
-    let mut client = node.crictl_command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut client = piped(&node, &args);
     let mut first = String::new();
-    BufReader::new(client.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    BufReader::new(client.child().stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert_eq!(first, "up\n");
     let began = Instant::now();
     assert_eq!(node.terminate(), Some(0));
     assert!(began.elapsed() < patient(SOON));
-    client.wait().unwrap();
+    client.ended();
     node.start_service();
     assert!(container.is_running());
     let listed = run(&mut node.crictl_command(&["exec", &container.id, "echo", "again"])).ok();

@@ -128,7 +128,7 @@ fn sessions_speak_tls_with_a_pair_that_is_renewed_while_they_run() {
     a.sign(&path("client.crt"), &path("client.key"));
     let node = node.with(|config, _| config.more.push_str(&Files::settings(&dir, false))).start();
     let files = Files::of(&node);
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     assert!(exec_url(&node, &container, &["true"]).starts_with("https://127.0.0.1:"));
     let works = |ca: &Authority| {
         for transport in ["spdy", "websocket"] {
@@ -174,7 +174,7 @@ fn clients_without_a_certificate_of_the_authority_are_turned_away() {
     b.sign(&path("server.crt"), &path("server.key"));
     let node = node.with(|config, _| config.more.push_str(&Files::settings(&dir, true))).start();
     let files = Files::of(&node);
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     // Ours speaks TLS and asks for a client's certificate, which only the right authority's satisfies.
     node.crictl(&["exec", "--transport", "spdy", &container.id, "true"]).fails();
     b.sign(&path("client.crt"), &path("client.key"));
@@ -206,12 +206,6 @@ fn a_pair_that_cannot_be_used_stops_the_start_by_its_name() {
         log.contains(&format!("use {}", path("server.key"))) && log.contains("does not go with"),
         "{log}"
     );
-}
-
-fn busy(node: &Node) -> (e2e::Pod<'_>, Container<'_>) {
-    let pod = node.pod("busy").run();
-    let container = pod.container("main").idle().start();
-    (pod, container)
 }
 
 fn exec_request(container: &Container<'_>, argv: &[&str]) -> v1::ExecRequest {
@@ -252,7 +246,7 @@ fn rest(client: &mut Spdy) -> String {
 fn so_many_sessions_run_and_one_more_is_told_so() {
     let node =
         Node::builder().with(|config, _| config.more.push_str("[streaming]\nsessions_max = 2\n")).start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let urls: Vec<String> = (0..3).map(|_| exec_url(&node, &container, &["cat"])).collect();
     node.machine.on_its_network(|| {
         let first = begin(&urls[0]).unwrap();
@@ -277,7 +271,7 @@ fn so_many_sessions_run_and_one_more_is_told_so() {
 fn a_url_lapses_and_so_does_a_session_that_does_not_begin_or_says_nothing() {
     let settings = "[streaming]\ntoken_timeout = '500ms'\ncreation_timeout = '700ms'\nidle_timeout = '2s'\n";
     let node = Node::builder().with(|config, _| config.more.push_str(settings)).start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let late = exec_url(&node, &container, &["true"]);
     std::thread::sleep(Duration::from_millis(600));
     node.machine.on_its_network(|| {
@@ -408,7 +402,7 @@ fn clients_that_hang_up_at_any_stage_leave_no_task_token_descriptor_or_process()
 #[test]
 fn a_refused_upgrade_says_what_is_known() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     node.machine.on_its_network(|| {
         let url = exec_url(&node, &container, &["true"]);
         let (status, words) = Spdy::connect(&url, "v9.channel.k8s.io").unwrap_err();

@@ -3,12 +3,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use api::v1;
+use e2e::forward::Forward;
 use e2e::stream::{Frame, Spdy};
-use e2e::{Container, Node, Pod, eventually};
+use e2e::{Container, Node, eventually};
 
 /// What must not take long takes less.
 const SOON: Duration = Duration::from_secs(15);
@@ -119,37 +119,6 @@ fn stdin_of_a_container_outlives_its_clients_unless_it_is_for_one() {
     node.leaves_nothing();
 }
 
-/// Ports forwarded by crictl, for as long as the value lives.
-struct Forward {
-    child: Child,
-    _report: BufReader<std::process::ChildStdout>,
-}
-
-impl Forward {
-    fn start(node: &Node, transport: &str, pod: &Pod<'_>, ports: &[&str]) -> Self {
-        let args = [&["port-forward", "--transport", transport, &pod.id], ports].concat();
-        let mut child =
-            node.crictl_command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut report = BufReader::new(child.stdout.take().unwrap());
-        let mut forwarded = 0;
-        // It reports each port once for each family that it listens on.
-        while forwarded < ports.len() {
-            let mut line = String::new();
-            report.read_line(&mut line).unwrap();
-            assert!(line.starts_with("Forwarding from"), "{transport}: {line}");
-            forwarded += usize::from(line.contains("127.0.0.1"));
-        }
-        Self { child, _report: report }
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Asks whoever is behind a port for a line.
 fn ask(port: u16) -> String {
     let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
@@ -160,14 +129,6 @@ fn ask(port: u16) -> String {
     answer
 }
 
-#[track_caller]
-fn listens(container: &Container<'_>, port: u16) {
-    eventually("it listens", SOON, || {
-        let table = container.sh("cat /proc/net/tcp /proc/net/tcp6");
-        if table.contains(&format!(":{port:04X} ")) { Ok(()) } else { Err(table) }
-    });
-}
-
 #[test]
 fn several_ports_of_both_families_carry_several_connections_at_once() {
     let node = Node::start();
@@ -175,8 +136,8 @@ fn several_ports_of_both_families_carry_several_connections_at_once() {
     let line = "mkdir /srv && echo four > /srv/f && ip link set lo up 2>/dev/null; \
                 httpd -p 127.0.0.1:80 -h /srv; httpd -p '[::1]:81' -h /srv; sleep 1000";
     let container = pod.container("main").sh(line).start();
-    listens(&container, 80);
-    listens(&container, 81);
+    container.listens(80);
+    container.listens(81);
     for (transport, first) in [("spdy", 10100_u16), ("websocket", 10110)] {
         let ports = [(first, 80), (first + 1, 81)];
         let words = ports.map(|(here, there)| format!("{here}:{there}"));

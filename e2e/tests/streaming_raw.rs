@@ -8,17 +8,11 @@ use std::time::Duration;
 
 use api::v1;
 use e2e::stream::{self, Spdy, WebSocket};
-use e2e::{Container, Node, Pod, eventually, patient};
+use e2e::{Container, Node, eventually, patient};
 
 /// What must not take long takes less.
 const SOON: Duration = Duration::from_secs(15);
 const V4: &str = "v4.channel.k8s.io";
-
-fn busy(node: &Node) -> (Pod<'_>, Container<'_>) {
-    let pod = node.pod("busy").run();
-    let container = pod.container("main").idle().start();
-    (pod, container)
-}
 
 fn exec_url(node: &Node, container: &Container<'_>) -> String {
     let request = v1::ExecRequest {
@@ -88,7 +82,7 @@ fn ports_of_the_request_are_numbered_channels_of_a_plain_websocket() {
 #[test]
 fn a_url_is_good_once_and_a_guess_is_good_for_nothing() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let url = exec_url(&node, &container);
     let server = url.split("/exec/").next().unwrap();
     node.machine.on_its_network(|| {
@@ -118,7 +112,7 @@ fn a_url_is_good_once_and_a_guess_is_good_for_nothing() {
 #[test]
 fn hostile_frames_end_their_connection_and_nothing_else() {
     let node = Node::start();
-    let (pod, container) = busy(&node);
+    let (pod, container) = node.busy();
     let before = node.descriptors();
     let zlib_rubbish = [&[0x80, 3, 0, 1, 0, 0, 0, 20][..], &[0; 10], &[0xde; 10]].concat();
     let huge_control = [&[0x80, 3, 0, 4, 0, 0xff, 0xff, 0xff][..], &[0; 1024]].concat();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use e2e::bench::{Asked, Histogram, asked, machine, write_part};
 use e2e::cluster::images::KUBERNETES;
+use e2e::cluster::manifests::deployment;
 use e2e::cluster::plain::Plain;
 use e2e::programs::{Programs, tool};
 use e2e::wait::eventually;
@@ -71,27 +72,18 @@ fn main() {
 }
 
 /// The Deployment: busybox that ends when it is told to, and no probes, so that a pod is Ready when its container runs.
-fn deployment() -> Value {
+fn bench() -> Value {
     let line = "trap 'exit 0' TERM; sleep 100000 & wait";
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "bench", "namespace": "default"},
-        "spec": {
-            "replicas": PODS, "selector": {"matchLabels": {"app": "bench"}},
-            "template": {
-                "metadata": {"labels": {"app": "bench"}},
-                "spec": {"containers": [{
-                    "name": "main", "image": Registry::reference("busybox:1"), "command": ["sh", "-c", line],
-                }]},
-            },
-        },
-    })
+    let main =
+        json!({"name": "main", "image": Registry::reference("busybox:1"), "command": ["sh", "-c", line]});
+    deployment("bench", PODS, json!({"containers": [main]}))
 }
 
 fn round(cluster: &Plain, measured: &mut Measured) {
     let starts = Histogram::read(&cluster.kubelet_metrics(), START);
     let (service, pods) = cluster.cpu();
     let began = Instant::now();
-    cluster.api.apply(&deployment()).expect("make the Deployment");
+    cluster.api.apply(&bench()).expect("make the Deployment");
     eventually("all pods are Ready", WHOLE, || {
         let found = cluster.api.get("Deployment", "default", "bench").map_err(|error| error.to_string())?;
         let ready = found.unwrap_or_default()["status"]["readyReplicas"].as_u64().unwrap_or(0);

@@ -54,9 +54,7 @@ fn measure(node: &Node, name: &str) -> Measured {
     let mut pods = Vec::new();
     for number in 0..PODS {
         eprint!("\r{name}: pod {} of {PODS} ", number + 1);
-        let builder = node.pod(&format!("polled-{number}"));
-        let parent = node.machine.cgroup_parent_of(builder.config.metadata.as_ref().map_or("", |m| &m.uid));
-        let pod = builder.with(|config| config.linux.get_or_insert_default().cgroup_parent = parent).run();
+        let pod = node.pod(&format!("polled-{number}")).own_cgroup().run();
         for container in 0..CONTAINERS_PER_POD {
             pod.container(&format!("c{container}")).idle().start();
         }

@@ -282,3 +282,26 @@ fn dns() -> [Value; 3] {
         }),
     ]
 }
+
+/// A Deployment of so many pods as `spec`, which have the label `app` with its name.
+pub fn deployment(name: &str, replicas: u64, spec: Value) -> Value {
+    let mut object = workload("Deployment", name, spec);
+    object["spec"]["replicas"] = json!(replicas);
+    object
+}
+
+/// A DaemonSet in the same way.
+pub fn daemon_set(name: &str, spec: Value) -> Value {
+    workload("DaemonSet", name, spec)
+}
+
+fn workload(kind: &str, name: &str, spec: Value) -> Value {
+    let labels = json!({"app": name});
+    json!({
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    })
+}

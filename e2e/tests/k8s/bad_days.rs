@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use e2e::cluster::manifests::deployment;
 use e2e::cluster::room::{SOON, container, is_ready, status_of};
 use e2e::cluster::{Cluster, Room};
 use e2e::eventually;
 use serde_json::{Value, json};
 
 use crate::network::Load;
-use crate::workloads::{deployment, service, web};
+use crate::workloads::{service, web};
 
 tests![
     gantline_killed_every_two_seconds_under_load,

@@ -1,10 +1,10 @@
 //! Images: a private registry, pull policies, and what a person reads when a name is wrong.
 
 use std::fs::{self, File};
-use std::process::Child;
 
 use e2e::cluster::Cluster;
 use e2e::cluster::room::{SOON, busybox, status_of};
+use e2e::command::Running;
 use e2e::image::{Tree, busybox_builder};
 use e2e::{eventually, http};
 use serde_json::{Value, json};
@@ -16,43 +16,32 @@ const PORT: u16 = 5001;
 const PASSWORD: &str = "ali:$2y$05$abcdefghijklmnopqrstuuQbLfdQZSxZ9gjhA5V9o8Tyc6aQRO0Qi\n";
 
 /// A second registry on the same storage that wants a name and a password.
-struct Private(Child);
-
-impl Private {
-    fn start(cluster: &Cluster) -> Self {
-        let machine = &cluster.node.machine;
-        let (dir, storage) = (cluster.place.dir.join("private"), machine.dir().join("registry/storage"));
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("htpasswd"), PASSWORD).unwrap();
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{PORT}'}}\n\
+fn private_registry(cluster: &Cluster) -> Running {
+    let machine = &cluster.node.machine;
+    let (dir, storage) = (cluster.place.dir.join("private"), machine.dir().join("registry/storage"));
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("htpasswd"), PASSWORD).unwrap();
+    let config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{PORT}'}}\n\
              auth: {{htpasswd: {{realm: private, path: {}}}}}\n",
-            storage.display(),
-            dir.join("htpasswd").display()
-        );
-        fs::write(dir.join("config.yml"), config).unwrap();
-        let log = File::create(dir.join("log")).unwrap();
-        let mut line = machine.command(e2e::programs::installed("docker-registry"));
-        line.arg("serve").arg(dir.join("config.yml")).env("OTEL_TRACES_EXPORTER", "none");
-        let private = Self(line.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
-        eventually("the private registry refuses", SOON, || {
-            let address = ([127, 0, 0, 1], PORT).into();
-            match machine.on_its_network(|| http::request(address, "GET", "/v2/", "", b"")) {
-                Ok(answer) if answer.status == 401 => Ok(()),
-                Ok(answer) => Err(answer.status.to_string()),
-                Err(error) => Err(error.to_string()),
-            }
-        });
-        cluster.node.config.plain_http(&format!("127.0.0.1:{PORT}"));
-        private
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+        storage.display(),
+        dir.join("htpasswd").display()
+    );
+    fs::write(dir.join("config.yml"), config).unwrap();
+    let log = File::create(dir.join("log")).unwrap();
+    let mut line = machine.command(e2e::programs::installed("docker-registry"));
+    line.arg("serve").arg(dir.join("config.yml")).env("OTEL_TRACES_EXPORTER", "none");
+    let private = Running::start(line.stdout(log.try_clone().unwrap()).stderr(log));
+    eventually("the private registry refuses", SOON, || {
+        let address = ([127, 0, 0, 1], PORT).into();
+        match machine.on_its_network(|| http::request(address, "GET", "/v2/", "", b"")) {
+            Ok(answer) if answer.status == 401 => Ok(()),
+            Ok(answer) => Err(answer.status.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    cluster.node.config.plain_http(&format!("127.0.0.1:{PORT}"));
+    private
 }
 
 /// An image that nobody else has.
@@ -62,7 +51,7 @@ fn own_image(cluster: &Cluster, name: &str) {
 }
 
 fn a_private_registry_wants_a_pull_secret(cluster: &Cluster) {
-    let _private = Private::start(cluster);
+    let _private = private_registry(cluster);
     own_image(cluster, "secret:1");
     let room = cluster.room("private");
     let image = format!("127.0.0.1:{PORT}/secret:1");

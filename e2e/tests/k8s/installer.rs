@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use e2e::cluster::room::{self, SOON};
 use e2e::cluster::{Cluster, NODE, Room};
-use e2e::command::{Said, command, run};
+use e2e::command::{Running, Said, command, run};
 use e2e::programs::Programs;
 use e2e::{eventually, installer};
 use serde_json::{Value, json};
@@ -126,24 +126,14 @@ fn what_was_installed_is_scraped(release: &Release<'_>, binary: &str) {
     service.args(["serve", "--state", "/run/gantline-installed", "--config"]).arg(&config);
     service.arg("--root").arg(cluster.place.dir.join("installed"));
     let log = fs::File::create(cluster.place.dir.join("installed.log")).unwrap();
-    let mut service = Killed(service.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    let mut service = Running::start(service.stdout(log.try_clone().unwrap()).stderr(log));
     let line = "until wget -q -O - http://gl-gantline-metrics:9180/metrics >/all; do sleep 1; done; \
                 grep '^gantline_build_info' /all";
     let told = release.room.once("scrape", line, json!({}));
     assert!(told.contains(env!("CARGO_PKG_VERSION")), "{told}");
-    assert!(service.0.try_wait().unwrap().is_none(), "it was somebody else who answered");
-    drop(service);
+    assert!(service.child().try_wait().unwrap().is_none(), "it was somebody else who answered");
+    service.kill();
     fs::remove_file(config).unwrap();
-}
-
-/// A process that ends with this value.
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn the_installer_puts_gantline_on_a_node_and_takes_it_off(cluster: &Cluster) {

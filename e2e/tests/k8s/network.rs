@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use e2e::cluster::manifests::deployment;
 use e2e::cluster::room::{SOON, container};
 use e2e::cluster::{Cluster, Room};
 use e2e::eventually;
 use serde_json::{Value, json};
 
-use crate::workloads::{deployment, service, web};
+use crate::workloads::{service, web};
 
 tests![
     services_by_address_and_by_name,

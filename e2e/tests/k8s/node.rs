@@ -5,13 +5,13 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use e2e::cluster::manifests::{daemon_set, deployment};
 use e2e::cluster::room::{SOON, container, status_of};
 use e2e::cluster::{Cluster, NODE, Room};
 use e2e::eventually;
 use serde_json::{Value, json};
 
 use crate::bad_days::{lives, quiet};
-use crate::workloads::deployment;
 
 tests![
     drain_and_uncordon,
@@ -42,10 +42,7 @@ fn drain_and_uncordon(cluster: &Cluster) {
         }))],
     });
     room.apply(deployment("drained", 3, spec.clone()));
-    let mut agent = deployment("agent", 1, spec);
-    agent["kind"] = json!("DaemonSet");
-    agent["spec"].as_object_mut().unwrap().remove("replicas");
-    room.apply(agent);
+    room.apply(daemon_set("agent", spec));
     room.rolled_out("Deployment", "drained");
     room.rolled_out("DaemonSet", "agent");
     let agents = lives(&room, "app=agent");

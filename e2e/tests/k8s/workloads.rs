@@ -1,5 +1,6 @@
 //! Deployments, Jobs, StatefulSets, DaemonSets and static pods.
 
+use e2e::cluster::manifests::{daemon_set, deployment};
 use e2e::cluster::room::{SOON, agnhost, container, status_of};
 use e2e::cluster::{Cluster, NODE};
 use e2e::eventually;
@@ -18,18 +19,6 @@ tests![
     daemon_set,
     static_pod_and_its_mirror,
 ];
-
-/// A Deployment whose pods are `spec`.
-pub(crate) fn deployment(name: &str, replicas: u32, spec: Value) -> Value {
-    let labels = json!({"app": name});
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {
-            "replicas": replicas, "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": spec},
-        },
-    })
-}
 
 /// A web server that says `word`, and ends soon when it is asked to.
 pub(crate) fn web(word: &str) -> Value {
@@ -255,13 +244,7 @@ fn stateful_set_keeps_its_host_path(cluster: &Cluster) {
 fn daemon_set(cluster: &Cluster) {
     let room = cluster.room("daemon");
     let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", "sleep 1000", json!({}))]});
-    room.apply(json!({
-        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "agent"}},
-            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": spec},
-        },
-    }));
+    room.apply(daemon_set("agent", spec));
     room.rolled_out("DaemonSet", "agent");
     let pods = room.pods("app=agent");
     assert_eq!((pods.len(), &pods[0]["spec"]["nodeName"]), (1, &json!(NODE)));

@@ -1,8 +1,8 @@
 //! One invocation of a CNI plugin: a process in a group of its own, fed and drained at once, bounded in time and
-//! in what it may print, and killed with all it started when it exceeds either.
+//! in what it may print, and killed with all it started when it exceeds either or nobody waits for it any more.
 //!
-//! When nobody waits for it any more it goes on: a host-local that is killed between making the file of an address and
-//! writing into it whose it is loses the address for good. [`crate::orphan`] waits for it.
+//! But an ADD that nobody waits for goes on: a host-local that is killed between making the file of an address and writing
+//! into it whose it is loses the address for good. [`crate::orphan`] waits for it.
 
 use std::ffi::OsString;
 use std::io;
@@ -52,7 +52,7 @@ pub(crate) async fn run(
 ) -> Result<Vec<u8>, PluginError> {
     let talk = |source| PluginError::Talk { path: path.to_owned(), source };
     let mut child = spawn(path, variables).await?;
-    let group = Group::of(&child);
+    let group = Group { leader: leader(&child), goes_on: is_add(variables) };
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let mut printed = Vec::new();
     let mut said = Vec::new();
@@ -88,6 +88,7 @@ pub(crate) async fn run(
         let _ = timeout(REAP_MAX, child.wait()).await;
         return Err(PluginError::Deadline { after: deadline, stderr: quote(&said) });
     };
+    group.ended();
     let (status, output) = ended.map_err(talk)?;
     if let Output::Cut = output {
         return Err(PluginError::Flood { max: STDOUT_BYTES_MAX });
@@ -131,18 +132,36 @@ fn command(path: &Path, variables: &[(&str, OsString)]) -> Command {
     Command::from(command)
 }
 
-/// A plugin's process group.
-struct Group(Option<Pid>);
+fn is_add(variables: &[(&str, OsString)]) -> bool {
+    variables.iter().any(|(name, value)| *name == "CNI_COMMAND" && value == "ADD")
+}
+
+fn leader(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+}
+
+/// A plugin's process group, killed when this is dropped before the plugin ended, unless it goes on.
+struct Group {
+    leader: Option<Pid>,
+    goes_on: bool,
+}
 
 impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    /// The plugin was reaped: its number may be another's by now.
+    fn ended(mut self) {
+        self.leader = None;
     }
 
-    /// Only before the plugin was reaped: its number may be another's then.
-    fn kill(self) {
-        if let Some(group) = self.0 {
-            let _ = kill_process_group(group, Signal::KILL);
+    /// Whatever it is at.
+    fn kill(mut self) {
+        self.goes_on = false;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader.filter(|_| !self.goes_on) {
+            let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 }

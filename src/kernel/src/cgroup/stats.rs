@@ -184,10 +184,10 @@ const TICK_NS: u64 = 10_000_000;
 
 fn v1_cpu(files: &mut Reader, everything: bool) -> CpuStats {
     let usage_ns = number(files.text("cpuacct", "cpuacct.usage"));
-    if !everything {
-        return CpuStats { usage_ns, ..CpuStats::default() };
-    }
     let mut cpu = CpuStats { usage_ns, ..CpuStats::default() };
+    if !everything {
+        return cpu;
+    }
     // Not cpuacct.usage_user and usage_sys, which charge each slice to the mode that it happened to end in: this file is
     // what cAdvisor tells, and what the processes' own times add up to.
     for (name, ticks) in pairs(files.text("cpuacct", "cpuacct.stat")) {

@@ -16,7 +16,11 @@ impl Script {
     }
 
     async fn run(&self, input: &str, deadline: Duration) -> Result<String, PluginError> {
-        let variables = [("CNI_COMMAND", OsString::from("ADD"))];
+        self.asked_to("ADD", input, deadline).await
+    }
+
+    async fn asked_to(&self, word: &str, input: &str, deadline: Duration) -> Result<String, PluginError> {
+        let variables = [("CNI_COMMAND", OsString::from(word))];
         let printed = run(&self.0.path().join("plugin"), &variables, input.as_bytes(), deadline).await;
         printed.map(|bytes| String::from_utf8(bytes).unwrap())
     }
@@ -69,7 +73,17 @@ async fn a_plugin_that_does_not_end_is_killed_with_all_it_started() {
 }
 
 #[tokio::test]
-async fn a_plugin_nobody_waits_for_any_more_goes_on_to_its_end() {
+async fn a_plugin_nobody_waits_for_any_more_is_killed() {
+    let script = Script::new("echo $$ >\"$0.pid\"; sleep 1000 & sleep 1000");
+    let pid_file = script.0.path().join("plugin.pid");
+    let given_up = timeout(Duration::from_millis(300), script.asked_to("STATUS", "{}", LONG)).await;
+    assert!(given_up.is_err());
+    let pid = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+    assert_no_group_left(Pid::from_raw(pid).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_add_nobody_waits_for_any_more_goes_on_to_its_end() {
     let script = Script::new("sleep 0.5; echo done >\"$0.done\"");
     let given_up = timeout(Duration::from_millis(100), script.run("{}", LONG)).await;
     assert!(given_up.is_err());

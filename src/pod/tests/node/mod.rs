@@ -1,7 +1,6 @@
 //! A node for the tests of this room: real kernel, stores and images; made-up network and shims.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -268,26 +267,14 @@ fn docker_archive() -> Vec<u8> {
 }
 
 fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut archive = tar::Builder::new(Vec::new());
     for (name, contents) in files {
-        let mut header = [0_u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[100..108].copy_from_slice(b"0000644\0");
-        header[108..116].copy_from_slice(b"0000000\0");
-        header[116..124].copy_from_slice(b"0000000\0");
-        write!(&mut header[124..136], "{:011o}\0", contents.len()).unwrap();
-        header[136..148].copy_from_slice(b"00000000000\0");
-        header[148..156].copy_from_slice(b"        ");
-        header[156] = b'0';
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        write!(&mut header[148..156], "{sum:06o}\0 ").unwrap();
-        bytes.extend_from_slice(&header);
-        bytes.extend_from_slice(contents);
-        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(contents.len() as u64);
+        archive.append_data(&mut header, name, *contents).unwrap();
     }
-    bytes.resize(bytes.len() + 1024, 0);
-    bytes
+    archive.into_inner().unwrap()
 }
 
 fn sha256(bytes: &[u8]) -> String {

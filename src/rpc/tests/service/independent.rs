@@ -265,30 +265,18 @@ fn archive() -> Vec<u8> {
     let manifest = serde_json::json!([
         { "Config": "config.json", "RepoTags": ["localhost/test:1"], "Layers": ["layer.tar"] },
     ]);
-    let mut bytes = Vec::new();
+    let mut archive = tar::Builder::new(Vec::new());
     for (name, contents) in [
         ("manifest.json", manifest.to_string().into_bytes()),
         ("config.json", config.to_string().into_bytes()),
         ("layer.tar", vec![0; 1024]),
     ] {
-        let mut header = [0_u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[100..108].copy_from_slice(b"0000644\0");
-        header[108..116].copy_from_slice(b"0000000\0");
-        header[116..124].copy_from_slice(b"0000000\0");
-        header[124..136].copy_from_slice(format!("{:011o}\0", contents.len()).as_bytes());
-        header[136..148].copy_from_slice(b"00000000000\0");
-        header[148..156].copy_from_slice(b"        ");
-        header[156] = b'0';
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        bytes.extend_from_slice(&header);
-        bytes.extend_from_slice(&contents);
-        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(contents.len() as u64);
+        archive.append_data(&mut header, name, &*contents).unwrap();
     }
-    bytes.resize(bytes.len() + 1024, 0);
-    bytes
+    archive.into_inner().unwrap()
 }
 
 /// Lists that this harness can fill: it has no shim, so no pod becomes ready in it.
