@@ -245,6 +245,11 @@ impl Pods {
         if visible(&view) { Ok(view) } else { Err(PodError::PodNotFound(id.to_owned())) }
     }
 
+    /// A pod by its whole id, also one that no list has yet or any more: it is being made, or undone.
+    pub fn find(&self, id: &str) -> Option<Arc<PodView>> {
+        Some(self.host.index.pod(id).ok()?.view())
+    }
+
     /// Every pod with its containers, by creation, then id, all from one moment.
     pub fn list(&self) -> Vec<Arc<PodView>> {
         let mut views = self.host.index.views();

@@ -82,7 +82,7 @@ fn pods(node: &Node, overview: &Overview, metrics: &Metrics) {
     told.shim_resident_bytes.set(level(status::resident(overview)));
     told.recovered_pods.set(overview.recovery.map_or(0, |recovery| recovery.pods));
     told.records_unreadable.set(overview.unreadable.len());
-    told.cni_dels_owed.set(status::dels_owed(node, overview, &views).len());
+    told.cni_dels_owed.set(status::dels_owed(node).len());
     told.event_subscribers.set(overview.event_subscribers);
     told.event_overflows.reach(overview.event_overflows);
     let config = node.pods.config();

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use kernel::{disk, procfs};
 use pod::{ContainerPhase, Overview, PodPhase, PodView, Pods};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use telemetry::Stages;
 
 use super::node::Node;
@@ -216,7 +215,7 @@ fn of_node(node: &Node, stages: &Stages) -> NodeStatus {
         },
         recovered_pods: overview.recovery.map(|recovery| recovery.pods),
         owed: Owed {
-            cni_dels: dels_owed(node, &overview, &views),
+            cni_dels: dels_owed(node),
             pods_ending: views
                 .iter()
                 .filter(|view| matches!(view.pod.phase, PodPhase::Stopping | PodPhase::Removing))
@@ -246,18 +245,19 @@ pub(super) fn resident(overview: &Overview) -> u64 {
     overview.shims.iter().filter_map(|pid| procfs::resident_bytes(*pid)).sum()
 }
 
-/// Pods that a DEL is owed to though they are not ready any more.
-pub(super) fn dels_owed(node: &Node, overview: &Overview, views: &[Arc<PodView>]) -> Vec<String> {
-    let alive = |view: &PodView| matches!(view.pod.phase, PodPhase::Creating | PodPhase::Ready);
-    // One that is being made is in no list yet; its stage says so.
-    let making = |id: &str| overview.stages.iter().any(|(stage, _)| stage.subject == id);
-    let name = |id: String| match views.iter().find(|view| view.pod.id.as_str() == id) {
-        Some(view) if alive(view) => None,
-        Some(view) => Some(named(view)),
-        None if making(&id) => None,
-        None => Some(id),
+/// Pods that a DEL is owed to though they are neither ready nor being made.
+pub(super) fn dels_owed(node: &Node) -> Vec<String> {
+    // Asked before the pods, so that each of these is known if it begins, and after them, for those that are paid meanwhile.
+    let before = node.network.owed();
+    let over = |id: String| match node.pods.find(&id) {
+        Some(view) if matches!(view.pod.phase, PodPhase::Creating | PodPhase::Ready) => None,
+        Some(view) => Some((named(&view), id)),
+        None => Some((id.clone(), id)),
     };
-    let mut owed: Vec<String> = node.network.owed().into_iter().filter_map(name).collect();
+    let mut owed: Vec<(String, String)> = before.into_iter().filter_map(over).collect();
+    let still = node.network.owed();
+    owed.retain(|(_, id)| still.contains(id));
+    let mut owed: Vec<String> = owed.into_iter().map(|(name, _)| name).collect();
     owed.sort();
     owed
 }
