@@ -107,6 +107,8 @@ fmt:
 
 clippy:
 	@$(CARGO) clippy --locked --workspace --all-targets --features gantline/pages -- -D warnings
+	@# Tests that no plain `cargo test` runs are no part of all targets.
+	@$(CARGO) clippy --locked -p e2e --test k8s --test cluster --test kubelet_moves -- -D warnings
 
 # What comments point at is there.
 links:

@@ -16,7 +16,7 @@ tests![
     job_active_deadline,
     cron_job,
     stateful_set_keeps_its_host_path,
-    daemon_set,
+    daemon_set_has_a_pod_on_the_node,
     static_pod_and_its_mirror,
 ];
 
@@ -241,7 +241,7 @@ fn stateful_set_keeps_its_host_path(cluster: &Cluster) {
     assert_eq!(room.exec("db-0", "wc -l < /data/db-0; wc -l < /data/db-1").ok(), "2\n1\n");
 }
 
-fn daemon_set(cluster: &Cluster) {
+fn daemon_set_has_a_pod_on_the_node(cluster: &Cluster) {
     let room = cluster.room("daemon");
     let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", "sleep 1000", json!({}))]});
     room.apply(daemon_set("agent", spec));
