@@ -238,6 +238,8 @@ pub fn systemd_driver() -> bool {
 
 /// The lock of a number, when nobody living holds it.
 fn try_claim(number: u8) -> Option<File> {
+    // The last one out may have taken it along a moment ago.
+    fs::create_dir_all(BASE).ok()?;
     let lock = File::options().create(true).truncate(false).write(true).open(lock_path(number)).ok()?;
     match lock.try_lock() {
         Ok(()) => {}

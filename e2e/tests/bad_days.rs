@@ -8,23 +8,23 @@ use api::v1;
 use e2e::{Node, NodeBuilder, patient, plugin};
 use serde_json::json;
 
-/// A node whose network ends in a plugin of ours, whose ADD runs this shell.
-fn with_plugin(add: &str) -> NodeBuilder {
+/// A node whose network ends in a plugin of ours, whose ADD runs this shell; each plugin has so many seconds.
+fn with_plugin(add: &str, seconds: u32) -> NodeBuilder {
     Node::builder().with(|config, machine| {
         let dir = machine.dir().join("plugins");
         plugin::cni(&dir, "bad-plugin", add);
         config.cni_bins.insert(0, dir);
-        config.plugin_timeout = "2s".into();
+        config.plugin_timeout = format!("{seconds}s");
     })
 }
 
-/// Starts it, then puts the plugin behind the bridge, whose address must be given back.
+/// Starts it with the plugin behind the bridge, whose address must be given back.
 fn behind_the_bridge(builder: NodeBuilder) -> Node {
-    let node = builder.start();
+    let node = builder.prepare();
     let mut network = node.config.network(&node.machine);
     network["plugins"] = json!([network["plugins"][0], {"type": "bad-plugin"}]);
     node.config.write_network(&network);
-    std::thread::sleep(Duration::from_millis(500));
+    node.start_service();
     node
 }
 
@@ -43,14 +43,14 @@ fn a_cni_plugin_that_fails_is_quoted() {
     let error =
         r#"echo '{"cniVersion":"1.0.0","code":117,"msg":"the moon is wrong","details":"waning"}'; exit 1"#;
     refuses_pods(
-        &behind_the_bridge(with_plugin(error)),
+        &behind_the_bridge(with_plugin(error, 20)),
         &["bad-plugin", "the moon is wrong", "waning", "117"],
     );
 }
 
 #[test]
 fn a_cni_plugin_that_hangs_is_killed_in_time() {
-    let node = behind_the_bridge(with_plugin("sleep 1000"));
+    let node = behind_the_bridge(with_plugin("sleep 1000", 3));
     let start = Instant::now();
     refuses_pods(&node, &["bad-plugin"]);
     assert!(start.elapsed() < patient(Duration::from_secs(20)), "it took {:?}", start.elapsed());
@@ -58,7 +58,7 @@ fn a_cni_plugin_that_hangs_is_killed_in_time() {
 
 #[test]
 fn why_names_the_stage_at_which_a_pod_hangs() {
-    let node = behind_the_bridge(with_plugin("sleep 1000"));
+    let node = behind_the_bridge(with_plugin("sleep 1000", 10));
     std::thread::scope(|scope| {
         scope.spawn(|| refuses_pods(&node, &["bad-plugin"]));
         e2e::eventually("the stage is told", Duration::from_secs(10), || {
@@ -77,16 +77,16 @@ fn why_names_the_stage_at_which_a_pod_hangs() {
 
 #[test]
 fn a_cni_plugin_that_prints_rubbish_is_named() {
-    refuses_pods(&behind_the_bridge(with_plugin("echo 'hello, I am not JSON'")), &["bad-plugin"]);
+    refuses_pods(&behind_the_bridge(with_plugin("echo 'hello, I am not JSON'", 20)), &["bad-plugin"]);
 }
 
 #[test]
 fn a_cni_plugin_that_is_missing_is_named() {
-    let node = Node::start();
+    let node = Node::builder().prepare();
     let mut network = node.config.network(&node.machine);
     network["plugins"] = json!([{"type": "no-such-plugin"}]);
     node.config.write_network(&network);
-    std::thread::sleep(Duration::from_millis(500));
+    node.start_service();
     refuses_pods(&node, &["no-such-plugin"]);
 }
 

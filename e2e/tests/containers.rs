@@ -371,7 +371,7 @@ fn stats_grow_and_belong_to_the_right_container() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(cpu() > first, "a busy loop uses time");
     assert!(busy.stats().memory.unwrap().working_set_bytes.unwrap().value > 0);
-    eventually("what was written is counted", Duration::from_secs(20), || {
+    eventually("what was written is counted", Duration::from_secs(60), || {
         let used =
             writer.stats().writable_layer.and_then(|layer| layer.used_bytes).map_or(0, |bytes| bytes.value);
         if used >= 3_000_000 { Ok(()) } else { Err(format!("{used} bytes")) }

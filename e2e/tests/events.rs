@@ -13,7 +13,7 @@ use api::v1::{
 };
 use e2e::bench::Times;
 use e2e::cri::{Cri, runtime};
-use e2e::{Node, bench, eventually, patient};
+use e2e::{Node, bench, eventually, patience, patient};
 use prost::Message as _;
 use prost::bytes::Buf as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -179,14 +179,15 @@ fn full_speed(node: &Node, name: &str, events: usize) -> (usize, Times) {
     (pods, times.into_inner().unwrap())
 }
 
-/// The median of each call has grown by no more than this factor. A call that waits for a deaf reader waits for ever.
+/// The median of each call has grown by no more than this factor and a second: what else the machine does is not the same in
+/// both. A call that waits for a deaf reader waits for ever.
 #[track_caller]
 fn within(alone: &Times, now: &Times, factor: f64) {
     for call in now.operations() {
         let (before, after) = (alone.percentile(call, 50), now.percentile(call, 50));
         println!("{call}: {before:.1} ms alone, {after:.1} ms now");
         assert!(
-            after <= before * factor + 50.0,
+            after <= before * factor + 1000.0 * f64::from(patience()),
             "{call} took {before:.1} ms while nobody listened, and {after:.1} ms now"
         );
     }
@@ -279,12 +280,16 @@ fn a_container_that_died_while_the_service_was_down_is_told_to_those_who_come_ba
     let pod = node.pod("down").run();
     let dies = pod.container("dies").sh("while [ ! -e /end ]; do sleep 0.05; done; exit 7").start();
     let lives = pod.container("lives").idle().start();
-    let end = format!("/proc/{}/root/end", dies.pid());
+    let pid = dies.pid();
+    let end = format!("/proc/{pid}/root/end");
     let mut stream = subscribe(node.cri());
     node.kill9();
     runtime().block_on(stream.message()).expect_err("the service is gone");
     std::fs::write(end, "").unwrap();
-    std::thread::sleep(patient(Duration::from_millis(500)));
+    eventually("it has died", Duration::from_secs(20), || match std::fs::exists(format!("/proc/{pid}")) {
+        Ok(false) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     node.start_service();
     for listener in 0..2 {
         let mut stream = subscribe(node.cri());

@@ -346,7 +346,7 @@ fn two_thousand_probes_leave_nothing_behind() {
             _ => assert_eq!(container.try_exec(&["true"], 10).unwrap().exit_code, 0),
         }
     };
-    let shims = || node.processes(|command| command.contains("gantline-shim"));
+    let shims = || node.processes(|command| command.contains("gantline-shim run "));
     let pids: Vec<u32> =
         node.service_pid().into_iter().chain(shims().iter().map(|process| process.pid)).collect();
     assert_eq!(pids.len(), 1 + SOAK_PODS);

@@ -1,17 +1,27 @@
 //! The same request again is the same pod: never a second one, never "name is reserved".
 #![allow(clippy::unwrap_used)]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use api::v1;
-use e2e::{Node, NodeBuilder, eventually, plugin};
+use e2e::{Machine, Node, NodeBuilder, eventually, plugin};
 
 /// A node whose bridge takes a second, so that requests meet each other on the way.
+/// The file that the slow bridge makes when it begins to add.
+fn adding(machine: &Machine) -> PathBuf {
+    machine.dir().join("adding")
+}
+
 fn slow() -> NodeBuilder {
     Node::builder().with(|config, machine| {
         let dir = machine.dir().join("plugins");
-        let body = "[ \"$CNI_COMMAND\" = ADD ] && sleep 1\nexec /usr/lib/cni/bridge";
-        plugin::script(&dir, "bridge", body);
+        let mark = adding(machine);
+        let body = format!(
+            "[ \"$CNI_COMMAND\" = ADD ] && : >{} && sleep 1\nexec /usr/lib/cni/bridge",
+            mark.display()
+        );
+        plugin::script(&dir, "bridge", &body);
         config.cni_bins.insert(0, dir);
     })
 }
@@ -84,9 +94,13 @@ fn a_client_that_hangs_up_aborts_nothing() {
     let builder = node.pod("forgotten");
     let request = builder.request();
     let mut client = node.cri().raw();
-    e2e::cri::runtime().block_on(async {
-        let _ = tokio::time::timeout(Duration::from_millis(300), client.run_pod_sandbox(request)).await;
+    let mark = adding(&node.machine);
+    std::fs::remove_file(&mark).unwrap();
+    let asked = e2e::cri::runtime().spawn(async move { client.run_pod_sandbox(request).await.map(drop) });
+    eventually("the bridge is asked", Duration::from_secs(10), || {
+        if mark.exists() { Ok(()) } else { Err("not yet".into()) }
     });
+    asked.abort();
     eventually("the pod is there", Duration::from_secs(10), || {
         let ready = node.pods().iter().any(|pod| pod.state() == v1::PodSandboxState::SandboxReady);
         ready.then_some(()).ok_or_else(|| format!("{:?}", node.pods()))

@@ -1,9 +1,11 @@
 //! Who a container's process is: users, groups, ambient capabilities, and whose processes it sees.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use api::v1;
 use e2e::programs::{installed, tool};
-use e2e::{ContainerBuilder, Node};
+use e2e::{ContainerBuilder, Node, eventually};
 use tonic::Code;
 
 /// A node with both runtimes.
@@ -100,6 +102,10 @@ fn who_a_process_is_and_which_groups_it_has() {
             });
         });
         let ambient = ambient.start();
+        eventually("the image's program runs", Duration::from_secs(10), || {
+            let command = ambient.sh("tr '\\0' ' ' </proc/1/cmdline");
+            if command.starts_with("sh ") { Ok(()) } else { Err(command) }
+        });
         // Of the process itself, not of an exec beside it: numbers 10 and 12 of capabilities(7).
         let of = |key: &str| {
             let line = ambient.sh(&format!("grep ^{key}: /proc/1/status"));

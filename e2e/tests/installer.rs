@@ -51,7 +51,8 @@ impl Place {
             ("WORK", at("work")),
             ("PASSED", at("work/passed")),
             ("NODE_IP", "fd00::7".into()),
-            ("INTERVAL", "1".into()),
+            // One pass is what each test waits for.
+            ("INTERVAL", "1000".into()),
             // Not this machine's own.
             ("UNIX_SOCKETS", at("unix")),
         ]);

@@ -211,7 +211,7 @@ fn what_a_dead_service_left_is_ended_by_a_reset() {
     let left = node.gantline(&["reset", "--dry-run"]).ok();
     assert_eq!(left.lines().count(), 2, "{left}");
     assert!(left.contains("/one (") && left.contains("/other ("), "{left}");
-    let shims = |node: &Node| node.processes(|command| command.contains("gantline-shim")).len();
+    let shims = |node: &Node| node.processes(|command| command.contains("gantline-shim run ")).len();
     assert_eq!(shims(&node), 2, "a dry run ended something");
 
     let said = node.gantline(&["reset"]).ok();

@@ -45,7 +45,7 @@ fn status_tells_what_the_node_holds_and_how_it_is() {
     let bytes = |name: &str| disk[name].as_u64().unwrap();
     assert!(bytes("size_bytes") > bytes("available_bytes") && bytes("available_bytes") > 0, "{disk}");
     let stages = here["slowest_stages"].as_array().unwrap();
-    assert!(stages.iter().any(|stage| stage["stage"] == "cni_add" && stage["count"] == 1), "{here:#}");
+    assert!(stages.iter().any(|stage| stage["stage"] == "run_pod" && stage["count"] == 1), "{here:#}");
     let failure = &here["failures"][0];
     assert_eq!((&failure["pod"], &failure["what"]), (&json!("default/seen"), &json!("start")));
     assert!(failure["message"].as_str().unwrap().contains("/no/such/program"), "{failure}");
@@ -87,11 +87,11 @@ fn status_and_metrics_tell_which_dels_are_owed() {
         plugin::script(&dir, "forgets", &body);
         config.cni_bins.insert(0, dir);
     });
-    let node = node.with_metrics().start();
+    let node = node.with_metrics().prepare();
     let mut network = node.config.network(&node.machine);
     network["plugins"] = json!([{"type": "forgets"}, network["plugins"][0]]);
     node.config.write_network(&network);
-    std::thread::sleep(Duration::from_millis(500));
+    node.start_service();
     let pod = node.pod("owed").run();
     let owed = |node: &Node| status(node)["node"]["owed"]["cni_dels"].clone();
     assert_eq!(owed(&node), json!([]), "a pod that lives owes nothing");

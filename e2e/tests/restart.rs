@@ -10,9 +10,9 @@ use e2e::image::{busybox_builder, noise};
 use e2e::random::Random;
 use e2e::{Node, eventually, patience, patient};
 
-/// Prints numbered lines in bursts of a thousand, two to three times the 10,000 a second that are promised.
+/// Prints numbered lines in bursts of a thousand, three times the 10,000 a second that are promised.
 const COUNTER: &str =
-    "i=0; while :; do n=$((i+1000)); while [ $i -lt $n ]; do echo $i; i=$((i+1)); done; usleep 30000; done";
+    "i=0; while :; do n=$((i+1000)); while [ $i -lt $n ]; do echo $i; i=$((i+1)); done; usleep 20000; done";
 
 #[test]
 fn no_line_of_a_log_is_lost_or_doubled_when_the_service_is_killed() {
@@ -43,11 +43,11 @@ fn no_line_of_a_log_is_lost_or_doubled_when_the_service_is_killed() {
 fn an_exit_while_nobody_looked_is_told_as_it_was() {
     let node = Node::start();
     let pod = node.pod("exits").run();
-    let quick = pod.container("quick").sh("sleep 1; exit 9").start();
+    let quick = pod.container("quick").sh("sleep 2; exit 9").start();
     let other = pod.container("other").idle().start();
     let pid = other.pid();
     node.kill9();
-    std::thread::sleep(patient(Duration::from_millis(1500)));
+    std::thread::sleep(patient(Duration::from_millis(2500)));
     node.machine.sh(&format!("kill -KILL {pid}"));
     std::thread::sleep(patient(Duration::from_millis(200)));
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -57,7 +57,8 @@ fn an_exit_while_nobody_looked_is_told_as_it_was() {
     assert_eq!(other.exit().exit_code, 137);
     let status = quick.status();
     let between = status.finished_at - status.started_at;
-    assert!(between >= 900_000_000, "it ran a second, not {between} ns");
+    // A shim that comes late to its start takes that for younger than it is.
+    assert!(between >= 900_000_000, "it ran two seconds, not {between} ns");
     assert!(status.finished_at < looked_again, "it ended before anybody looked again: {status:?}");
     pod.remove();
     node.leaves_nothing();

@@ -84,28 +84,29 @@ fn exec_of_what_leaves_a_child_behind_does_not_wait_for_it() {
     node.leaves_nothing();
 }
 
-/// Runs a shell line whose `$CRICTL` is crictl, on a terminal of 77 by 33.
-fn on_a_terminal(node: &Node, line: &str, typed: &[u8]) -> Said {
+/// Runs a shell line whose `$CRICTL` is crictl, on a terminal of 77 by 33; types when it has shown a word.
+fn on_a_terminal(node: &Node, line: &str, typed: Option<(&str, &[u8])>) -> Said {
     let crictl = node.crictl_command(&[]);
     let words = std::iter::once(crictl.get_program()).chain(crictl.get_args());
     let crictl: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
     let line = format!("CRICTL='{}'; stty cols 77 rows 33; {line}", crictl.join(" "));
+    let bound = patient(Duration::from_secs(60)).as_secs().to_string();
     // script(1) takes the end of its own input for a hang-up: a pipe that stays open is none.
-    let mut child = command("script")
-        .args(["-qec", &line, "/dev/null"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("start script (bsdutils)");
-    let mut stdin = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // crictl changes the terminal's mode when it begins, which drops what was typed before.
-            std::thread::sleep(patient(Duration::from_secs(1)));
-            stdin.write_all(typed).unwrap();
-        });
-        child.wait_with_output().unwrap().into()
-    })
+    let mut script = command("timeout");
+    script.args(["-s", "KILL", &bound, "script", "-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh");
+    let mut script = Running::start(script.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut stdin = script.child().stdin.take().unwrap();
+    let mut shows = script.child().stdout.take().unwrap();
+    let (mut shown, mut typed, mut piece) = (Vec::new(), typed, [0; 4096]);
+    while let Ok(length @ 1..) = shows.read(&mut piece) {
+        shown.extend(&piece[..length]);
+        // crictl changes the terminal's mode when it begins, which drops what was typed before.
+        if let Some((_, keys)) = typed.take_if(|(word, _)| String::from_utf8_lossy(&shown).contains(*word)) {
+            stdin.write_all(keys).unwrap();
+        }
+    }
+    let said = script.ended();
+    Said { stdout: String::from_utf8_lossy(&shown).into_owned(), ..said }
 }
 
 #[test]
@@ -115,20 +116,25 @@ fn exec_with_a_terminal_has_its_size_and_follows_its_changes() {
     let before = node.descriptors();
     for transport in TRANSPORTS {
         let exec = format!("$CRICTL exec --transport {transport} -it {}", container.id);
-        let wait =
-            "i=0; until [ \"$(stty size)\" = \"SIZE\" ] || [ $i = TRIES ]; do sleep 0.1; i=$((i+1)); done";
-        let wait = wait.replace("TRIES", &(50 * patience()).to_string());
-        let first = wait.replace("SIZE", "33 77");
-        let said = on_a_terminal(&node, &format!("{exec} sh -c '{first}; stty size; tty; exit 4'"), b"");
-        assert!(said.stdout.contains("33 77") && said.stdout.contains("/dev/pts/"), "{transport}: {said:?}");
-        assert!(said.stdout.contains("exit code 4"), "{transport}: {said:?}");
-        let then = wait.replace("SIZE", "44 99");
-        let line = format!(
-            "(sleep {}; stty cols 99 rows 44 </dev/tty) & {exec} sh -c '{then}; stty size'",
-            patience()
+        let look = |size: &str| {
+            let tries = 50 * patience();
+            format!(
+                "i=0; while [ $i -lt {tries} ]; do \
+                 [ \"$(stty size)\" = \"{size}\" ] && echo has {size} && break; sleep 0.1; i=$((i+1)); done"
+            )
+        };
+        let first = look("33 77");
+        let said = on_a_terminal(&node, &format!("{exec} sh -c '{first}; tty; exit 4'"), None);
+        assert!(
+            said.stdout.contains("has 33 77") && said.stdout.contains("/dev/pts/"),
+            "{transport}: {said:?}"
         );
-        let said = on_a_terminal(&node, &line, b"");
-        assert!(said.stdout.contains("44 99"), "{transport}: {said:?}");
+        assert!(said.stdout.contains("exit code 4"), "{transport}: {said:?}");
+        // One number at a time: crictl drops a change that comes while it tells of another.
+        let change = "while sleep 1; do stty cols 98 </dev/tty; sleep 1; stty cols 99 </dev/tty; done";
+        let line = format!("({change}) & {exec} sh -c '{}'; kill $!", look("33 99"));
+        let said = on_a_terminal(&node, &line, None);
+        assert!(said.stdout.contains("has 33 99"), "{transport}: {said:?}");
     }
     node.leaks_no_descriptor(before);
     pod.remove();
@@ -142,7 +148,7 @@ fn ctrl_c_on_a_terminal_is_the_command_s_and_not_the_client_s() {
     for transport in TRANSPORTS {
         let line = "trap \"echo caught; exit 9\" INT; echo ready; while :; do sleep 0.1; done";
         let exec = format!("$CRICTL exec --transport {transport} -it {} sh -c '{line}'", container.id);
-        let said = on_a_terminal(&node, &exec, b"\x03");
+        let said = on_a_terminal(&node, &exec, Some(("ready", b"\x03")));
         assert!(said.stdout.contains("ready") && said.stdout.contains("caught"), "{transport}: {said:?}");
         assert!(said.stdout.contains("exit code 9"), "{transport}: {said:?}");
     }
@@ -171,7 +177,7 @@ fn a_command_goes_on_when_its_client_is_killed_and_a_terminal_hangs_up() {
         // As any terminal that goes away: with SIGHUP.
         let line =
             format!("timeout -s KILL 2 $CRICTL exec --transport {transport} -it {} sleep 4321", container.id);
-        on_a_terminal(&node, &line, b"");
+        on_a_terminal(&node, &line, None);
         eventually("the terminal's process is gone", SOON, || {
             let found = container.sh("ps | grep -c '[s]leep 4321' || true");
             if found == "0\n" { Ok(()) } else { Err(found) }
@@ -187,18 +193,23 @@ fn attach_shows_what_is_written_from_then_on_and_the_exit_code() {
     let node = Node::start();
     let pod = node.pod("attached").run();
     for transport in TRANSPORTS {
-        let line = "while [ ! -e /go ]; do sleep 0.05; done; echo out; echo err >&2; \
+        let line = "while [ ! -e /go ]; do echo tick; sleep 0.05; done; echo out; echo err >&2; \
                     yes 0123456789abcde | head -c 524288; exit 5";
         let container = pod.container(transport).sh(line).start();
         let args = ["attach", "--transport", transport, &container.id];
         let mut command = node.crictl_command(&args);
-        let client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // There is no telling when it is attached.
-        std::thread::sleep(patient(Duration::from_millis(700)));
+        let mut client = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let mut lines = BufReader::new(client.child().stdout.take().unwrap());
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert_eq!(line, "tick\n", "{transport}: it is attached");
         container.sh("touch /go");
-        let said: Said = client.wait_with_output().unwrap().into();
+        let mut rest = String::new();
+        lines.read_to_string(&mut rest).unwrap();
+        let said = client.ended();
+        let rest = rest.trim_start_matches("tick\n");
         // The last is more than pipes hold, less than is kept for a slow client (ADR 033).
-        assert_eq!((&said.stdout[..4], said.stdout.len()), ("out\n", 4 + 524_288), "{transport}");
+        assert_eq!((&rest[..4], rest.len()), ("out\n", 4 + 524_288), "{transport}");
         assert!(said.stderr.contains("err") && said.stderr.contains("exit code 5"), "{transport}: {said:?}");
     }
     pod.remove();
@@ -237,12 +248,11 @@ fn attach_to_a_terminal_types_reads_and_sizes_it() {
     let node = Node::start();
     let pod = node.pod("terminal").run();
     for transport in TRANSPORTS {
-        let line =
-            "until [ \"$(stty size)\" = '33 77' ]; do sleep 0.05; done; read word; echo \"<$word>\"; exit 8";
+        let line = "until [ \"$(stty size)\" = '33 77' ]; do sleep 0.05; done; echo sized; read word; echo \"<$word>\"; exit 8";
         let builder = pod.container(transport).sh(line);
         let container = builder.with(|config| (config.stdin, config.tty) = (true, true)).start();
         let line = format!("$CRICTL attach --transport {transport} -it {}", container.id);
-        let said = on_a_terminal(&node, &line, b"word\r");
+        let said = on_a_terminal(&node, &line, Some(("sized", b"word\r")));
         assert!(said.stdout.contains("<word>"), "{transport}: {said:?}");
         assert!(said.stdout.contains("exit code 8"), "{transport}: {said:?}");
     }

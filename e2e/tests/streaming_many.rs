@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use api::v1;
 use e2e::forward::Forward;
 use e2e::stream::{Frame, Spdy};
-use e2e::{Container, Node, eventually};
+use e2e::{Container, Node, eventually, patient};
 
 /// What must not take long takes less.
 const SOON: Duration = Duration::from_secs(15);
@@ -56,7 +56,7 @@ fn many_attached_clients_see_every_byte_and_a_deaf_one_holds_up_nobody_for_long(
         let mut clients: Vec<Spdy> = (0..4).map(|_| attach(&node, &container, false)).collect();
         let mut typist = attach(&node, &container, true);
         // There is no telling when they are attached.
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(patient(Duration::from_millis(700)));
         let began = Instant::now();
         typist.data(5, b"go\n", false).unwrap();
         std::thread::scope(|scope| {
@@ -69,7 +69,11 @@ fn many_attached_clients_see_every_byte_and_a_deaf_one_holds_up_nobody_for_long(
                 let there = container.try_exec(&["test", "-e", "/done"], 10).unwrap().exit_code == 0;
                 if there { Ok(()) } else { Err("it has not".to_string()) }
             });
-            assert!(began.elapsed() < Duration::from_secs(40), "it waited for {:?}", began.elapsed());
+            assert!(
+                began.elapsed() < patient(Duration::from_secs(40)),
+                "it waited for {:?}",
+                began.elapsed()
+            );
             container.sh("touch /end");
             for reader in all {
                 let (output, error) = reader.join().unwrap();

@@ -241,7 +241,7 @@ fn dns() -> [Value; 3] {
     let labels = json!({"k8s-app": "kube-dns"});
     let corefile = ".:53 {\n    errors\n    health {\n        lameduck 2s\n    }\n    ready\n    \
         kubernetes cluster.local in-addr.arpa ip6.arpa {\n        pods insecure\n    }\n    cache 5\n}\n";
-    let get = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port}, "periodSeconds": 2});
+    let get = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port}, "periodSeconds": 2, "timeoutSeconds": 15});
     [
         json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coredns", "namespace": "kube-system"},

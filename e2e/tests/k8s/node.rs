@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::cluster::manifests::{daemon_set, deployment};
@@ -294,25 +294,39 @@ fn logs_rotate_under_load_and_no_line_is_lost(cluster: &Cluster) {
     room.ready("talker");
     let uid = pod["metadata"]["uid"].as_str().unwrap();
     let dir = cluster.place.dir.join("log/pods").join(format!("{}_talker_{uid}/main", room.name));
-    let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.path()).collect();
-    // 0.log.<time>[.gz] in their order, then 0.log.
-    files.sort();
-    files.rotate_left(1);
-    assert!(files.len() >= 3, "it rotated: {files:?}");
-    let mut text = String::new();
-    for file in &files {
-        let bytes = std::fs::File::open(file).unwrap();
-        if file.extension().is_some_and(|ending| ending == "gz") {
-            flate2::read::GzDecoder::new(bytes).read_to_string(&mut text).unwrap();
-        } else {
-            let mut bytes = bytes;
-            bytes.read_to_string(&mut text).unwrap();
-        }
-    }
+    // The kubelet may be rotating and compressing still.
+    let text = eventually("all lines are there", SOON, || {
+        let text = rotated(&dir).map_err(|error| error.to_string())?;
+        let lines = text.lines().count();
+        if lines == LINES { Ok(text) } else { Err(format!("{lines} lines")) }
+    });
     let wrong = text
         .lines()
         .enumerate()
         .find(|(number, line)| !line.ends_with(&format!(" line number {number} of many")));
     assert!(wrong.is_none(), "not in order: {wrong:?}");
-    assert_eq!(text.lines().count(), LINES);
+}
+
+/// What the rotated logs in a directory hold together, unless that changes while it is read.
+fn rotated(dir: &Path) -> std::io::Result<String> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+        let mut files: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+        // 0.log.<time>[.gz] in their order, then 0.log.
+        files.sort();
+        files.rotate_left(1);
+        Ok(files)
+    };
+    let files = list()?;
+    assert!(files.len() >= 3, "it rotated: {files:?}");
+    let mut text = String::new();
+    for file in &files {
+        let mut bytes = File::open(file)?;
+        match file.extension().and_then(|ending| ending.to_str()) {
+            Some("gz") => flate2::read::GzDecoder::new(bytes).read_to_string(&mut text)?,
+            Some("tmp") => continue,
+            _ => bytes.read_to_string(&mut text)?,
+        };
+    }
+    if list()? == files { Ok(text) } else { Err(std::io::Error::other("it rotates")) }
 }

@@ -65,7 +65,19 @@ fn of_the_pod(cluster: &Cluster, pod: &Value, v1: &str, v2: &str) -> String {
     let uid = pod["metadata"]["uid"].as_str().unwrap();
     let find =
         |file: &str| format!("find /sys/fs/cgroup -maxdepth 7 -path '*/pod{uid}/{file}' -exec cat {{}} +");
-    cluster.node.machine.sh(&format!("{}; {}", find(v1), find(v2))).trim().to_owned()
+    // Others' groups vanish while it looks: that is no failure.
+    cluster
+        .node
+        .machine
+        .sh(&format!("{{ {}; {}; }} 2>/dev/null || true", find(v1), find(v2)))
+        .trim()
+        .to_owned()
+}
+
+/// The cgroups of a pod, a line each.
+fn groups_of(cluster: &Cluster, uid: &str) -> String {
+    let find = format!("find /sys/fs/cgroup -maxdepth 6 -type d -name 'pod{uid}' 2>/dev/null || true");
+    cluster.node.machine.sh(&find)
 }
 
 fn resize_of_a_whole_pod(cluster: &Cluster) {
@@ -155,8 +167,7 @@ fn qos_classes_have_their_cgroups(cluster: &Cluster) {
         let pod = room.ready(name);
         assert_eq!(pod["status"]["qosClass"], *class);
         let uid = pod["metadata"]["uid"].as_str().unwrap();
-        let group =
-            cluster.node.machine.sh(&format!("find /sys/fs/cgroup -maxdepth 6 -type d -name 'pod{uid}'"));
+        let group = groups_of(cluster, uid);
         let within = format!(
             "{}/kubepods/{}",
             cluster.place.cgroup,
@@ -178,12 +189,7 @@ fn qos_classes_have_their_cgroups(cluster: &Cluster) {
         room.gone(&format!("app={name}"));
     }
     eventually("their cgroups are gone", SOON, || {
-        let left: String = uids
-            .iter()
-            .map(|uid| {
-                cluster.node.machine.sh(&format!("find /sys/fs/cgroup -maxdepth 6 -type d -name 'pod{uid}'"))
-            })
-            .collect();
+        let left: String = uids.iter().map(|uid| groups_of(cluster, uid)).collect();
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
 }

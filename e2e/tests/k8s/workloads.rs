@@ -47,6 +47,7 @@ pub(crate) fn deployment_with_every_kind_of_probe(cluster: &Cluster) {
     let room = cluster.room("probes");
     let grpc = json!({
         "name": "grpc", "image": agnhost(), "args": ["grpc-health-checking", "--port", "5000", "--http-port", "8081"],
+        "startupProbe": {"grpc": {"port": 5000}, "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"grpc": {"port": 5000}, "periodSeconds": 1},
         "readinessProbe": {"grpc": {"port": 5000}, "periodSeconds": 1},
     });
@@ -81,7 +82,7 @@ pub(crate) fn deployment_with_every_kind_of_probe(cluster: &Cluster) {
 
 fn a_failing_liveness_probe_restarts_alone(cluster: &Cluster) {
     let room = cluster.room("liveness");
-    let probe = json!({"livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/ill"]}, "periodSeconds": 1, "failureThreshold": 1}});
+    let probe = json!({"livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/ill"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 1}});
     let well = container("well", "sleep 1000", json!({}));
     let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", "sleep 1000", probe), well]});
     room.pod("ill", spec);
@@ -118,7 +119,12 @@ fn a_probe_that_hangs_has_failed(cluster: &Cluster) {
 
 fn rolling_update_is_never_without_an_answer(cluster: &Cluster) {
     let room = cluster.room("rolling");
-    let spec = |word: &str| json!({"terminationGracePeriodSeconds": 10, "containers": [web(word)]});
+    let spec = |word: &str| {
+        // Every proxy has heard by then, on a busy machine too.
+        let mut web = web(word);
+        web["lifecycle"]["preStop"]["exec"]["command"] = json!(["sleep", "10"]);
+        json!({"terminationGracePeriodSeconds": 20, "containers": [web]})
+    };
     let mut object = deployment("rolling", 2, spec("old"));
     object["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
     room.apply(service("rolling"));

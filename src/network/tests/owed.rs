@@ -49,18 +49,18 @@ async fn a_plugin_that_hangs_meets_its_deadline_with_all_it_started() {
         return;
     }
     let mut node = Node::new();
-    node.deadline = Duration::from_millis(400);
+    node.deadline = Duration::from_secs(2);
     node.configure("1.0.0");
     let cni = node.open().await;
     let pod = node.pod(1);
     node.fault("ADD", "alpha", "hang");
     let begun = Instant::now();
     let error = cni.attach(&pod.request).await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     assert_eq!(error.kind(), ErrorKind::Deadline);
     assert_eq!(
         model::chain(&error),
-        "CNI ADD in network \"net\", plugin \"alpha\": killed with its process group after 0.4 s without an end"
+        "CNI ADD in network \"net\", plugin \"alpha\": killed with its process group after 2 s without an end"
     );
     let hung = fs::read_to_string(node.path("hung")).unwrap();
     for pid in hung.split_whitespace() {
@@ -128,6 +128,13 @@ async fn a_result_cache_that_others_cleaned_is_no_loss() {
     assert_eq!(node.stdin("DEL", "alpha")["prevResult"]["by"], "omega");
 }
 
+/// Until a plugin that hangs has said who it and its child are.
+async fn hung(node: &Node) {
+    while fs::read_to_string(node.path("hung")).unwrap_or_default().lines().count() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_plugin_that_outlived_its_service_takes_nothing_after_the_del() {
     if !is_root() {
@@ -139,17 +146,17 @@ async fn a_plugin_that_outlived_its_service_takes_nothing_after_the_del() {
     node.fault("ADD", "alpha", "hang");
     {
         let cni = node.open().await;
-        let cut_short = tokio::time::timeout(Duration::from_millis(300), cni.attach(&pod.request)).await;
-        assert!(cut_short.is_err());
+        tokio::select! {
+            attached = cni.attach(&pod.request) => panic!("it hangs: {attached:?}"),
+            () = hung(&node) => {}
+        }
     }
     // A killed service cannot kill its plugins: here is one that goes on.
     let mut orphan = kernel::process::command(node.path("bin/alpha"));
     orphan.env("PATH", "/usr/bin:/bin").env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", node.id(1).as_str());
     fs::remove_file(node.path("hung")).unwrap();
     let mut orphan = orphan.spawn().unwrap();
-    while fs::read_to_string(node.path("hung")).unwrap_or_default().lines().count() < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    hung(&node).await;
     node.heal();
     let cni = node.open().await;
     cni.detach(&pod.request.pod).await.unwrap();
@@ -240,8 +247,7 @@ async fn no_reservation_outlives_its_del() {
 
 async fn wander(seed: u64) {
     let mut random = Random(seed);
-    let mut node = Node::new();
-    node.deadline = Duration::from_millis(500);
+    let node = Node::new();
     node.configure("1.0.0");
     let mut cni = node.open().await;
     let mut pods: Vec<_> = (1..=4).map(|byte| Some(node.pod(byte))).collect();

@@ -40,7 +40,9 @@ async fn an_exec_has_its_own_streams_and_code_and_the_containers_world() {
         let mut times = Vec::new();
         for code in [0, 1, 42] {
             let began = Instant::now();
-            let script = format!("cat /tmp/here; echo said {code}; exit {code}");
+            let script = format!(
+                "until cat /tmp/here 2>/dev/null; do usleep 1000; done; echo said {code}; exit {code}"
+            );
             let exec = node.exec(&shim, &id, &script, None).await;
             let ended = shim.wait_exec(&exec.exec).await.unwrap();
             times.push(began.elapsed());

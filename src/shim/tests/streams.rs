@@ -178,21 +178,26 @@ async fn a_full_disk_stops_no_container_and_the_log_says_what_is_missing() {
     let disk = node.path().join("disk");
     fs::create_dir(&disk).unwrap();
     let mounted = kernel::process::command("/bin/mount")
-        .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
         .arg(&disk)
         .status();
     assert!(mounted.unwrap().success());
     let _unmount = Unmount(disk.clone());
     let shim = node.shim().await;
     let fill = disk.join("fill");
-    fs::write(&fill, vec![0; 200 * 1024]).unwrap();
+    fs::write(&fill, vec![0; (4096 - 56) * 1024]).unwrap();
     let log = disk.join("log");
     let script = "yes 0123456789012345678901234567890 | head -n 20000; while [ ! -e /tmp/go ]; do usleep 10000; done; echo after";
     let id = node.run(&shim, &Want { log: Some(log.clone()), ..sh(script) }).await;
+    within(Duration::from_secs(10), "full disk", async || {
+        fs::metadata(&log).is_ok_and(|log| log.len() > 40 * 1024).then_some(())
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
+    // From here on there is room for all that the container says.
     fs::remove_file(&fill).unwrap();
     within(Duration::from_secs(5), "a marker", async || {
-        texts(&log).iter().any(|text| text.starts_with("gantline: ")).then_some(())
+        fs::read_to_string(&log).unwrap().contains(" F gantline: ").then_some(())
     })
     .await;
     let exec = node.exec(&shim, &id, "echo > /tmp/go", None).await;

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image::{ImageConfig, Images};
 use sha2::{Digest as _, Sha256};
@@ -137,7 +137,20 @@ pub(crate) fn build(layers: &[Layer], diff_ids: Vec<String>, docker: bool) -> Bu
 
 /// Images on a directory of their own, with short pauses.
 pub(crate) fn open(root: &Path) -> Images {
-    Images::open(config(root)).unwrap()
+    open_with(config(root))
+}
+
+/// A room that was dropped a moment ago may be held still, by what another test has forked and not yet executed.
+#[track_caller]
+pub(crate) fn open_with(config: ImageConfig) -> Images {
+    let began = Instant::now();
+    loop {
+        match Images::open(config.clone()) {
+            Ok(images) => return images,
+            Err(error) if began.elapsed() > Duration::from_secs(5) => panic!("{}", model::chain(&error)),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 pub(crate) fn config(root: &Path) -> ImageConfig {

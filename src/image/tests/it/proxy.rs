@@ -8,7 +8,7 @@ use model::{Classify as _, CriToken, ErrorKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::build::{assert_empty, config};
+use crate::build::{assert_empty, config, open_with};
 use crate::fake::Registry;
 use crate::real::{built, registry, request};
 
@@ -62,7 +62,7 @@ async fn pass_on(mut client: TcpStream, to: String, asked: Arc<Mutex<Vec<String>
 }
 
 fn open(root: &std::path::Path, proxies: ProxyConfig) -> Images {
-    Images::open(ImageConfig { proxies, ..config(root) }).unwrap()
+    open_with(ImageConfig { proxies, ..config(root) })
 }
 
 fn configure(root: &std::path::Path, host: &str, toml: &str) {

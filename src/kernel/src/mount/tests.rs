@@ -198,9 +198,10 @@ fn id_mapped_layers_show_the_ids_of_a_user_namespace() {
     let (upper, work, target) = (scratch.dir("upper"), scratch.dir("work"), scratch.dir("rootfs"));
     let spec =
         Overlay { lower: &lower, upper: Some(&upper), work: Some(&work), options: &[], ..Default::default() };
-    let before = table().unwrap().len();
+    let here = || below(&table().unwrap(), scratch.0.path()).len();
+    let before = here();
     overlay_mapped(&spec, &user, &target).unwrap();
-    assert_eq!(table().unwrap().len(), before + 1, "only the overlay is seen here");
+    assert_eq!(here(), before + 1, "only the overlay is seen here");
     assert_eq!(holding(&target).unwrap().file_system, "overlay");
     let owner = |path: PathBuf| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
     assert_eq!(owner(target.join("of-root")), (FIRST_ID, FIRST_ID));

@@ -55,7 +55,7 @@ async fn failures_are_told_in_the_plugins_own_words() {
             "ended with exit status: 3 and no CNI error, nothing was printed; standard error: oops",
         ),
         ("echo rubbish; exit 1", "ended with exit status: 1 and no CNI error, printed: rubbish"),
-        ("kill -SEGV $$", "ended with signal: 11 (SIGSEGV) and no CNI error, nothing was printed"),
+        ("kill -TERM $$", "ended with signal: 15 (SIGTERM) and no CNI error, nothing was printed"),
     ] {
         assert_eq!(Script::new(body).error().await, expected, "{body}");
     }

@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn silence_ends_a_connection_and_a_byte_puts_it_off() {
         let (mut client, server) = tokio::io::duplex(64);
         let limit = Duration::from_millis(200);
