@@ -45,7 +45,7 @@ fn status_tells_what_the_node_holds_and_how_it_is() {
     let bytes = |name: &str| disk[name].as_u64().unwrap();
     assert!(bytes("size_bytes") > bytes("available_bytes") && bytes("available_bytes") > 0, "{disk}");
     let stages = here["slowest_stages"].as_array().unwrap();
-    assert!(stages.iter().any(|stage| stage["stage"] == "run_pod" && stage["count"] == 1), "{here:#}");
+    assert!(stages.iter().any(|stage| stage["stage"] == "pull" && stage["count"] == 1), "{here:#}");
     let failure = &here["failures"][0];
     assert_eq!((&failure["pod"], &failure["what"]), (&json!("default/seen"), &json!("start")));
     assert!(failure["message"].as_str().unwrap().contains("/no/such/program"), "{failure}");
