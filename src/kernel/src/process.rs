@@ -62,23 +62,20 @@ pub fn become_subreaper() -> Result<(), SysError> {
         .map_err(|e| SysError::bare("prctl PR_SET_CHILD_SUBREAPER", e))
 }
 
-/// Ignores `signal` no more, if whoever started this program had it do so. An ignored SIGCHLD would have its children
-/// reaped unseen, and they inherit what is ignored. A handler stays.
-pub fn heed(signal: i32) {
-    // SAFETY: an all-zero sigaction is a valid object, which the call then fills in.
-    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: `now` is valid, and nothing is changed; a signal that the C library keeps to itself is refused.
-    let known = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) } == 0;
-    if known && now.sa_sigaction == libc::SIG_IGN {
-        // SAFETY: the default disposition installs no code.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+/// Ignores no signal any more that whoever started this program had it ignore: an ignored SIGCHLD would have its children
+/// reaped unseen, and they inherit what is ignored. Handlers stay, and so does SIGPIPE, which Rust's runtime ignores for
+/// itself and not for children that [`command`] spawns.
+pub fn heed_signals() {
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: an all-zero sigaction is a valid object, which the call then fills in.
+        let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: `now` is valid, and nothing is changed; a signal that the C library keeps to itself is refused.
+        let known = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) } == 0;
+        if known && now.sa_sigaction == libc::SIG_IGN {
+            // SAFETY: the default disposition installs no code.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
     }
-}
-
-/// [Heeds](heed) every signal but SIGPIPE, which Rust's runtime ignores for itself and not for children that
-/// [`command`] spawns.
-pub fn heed_all() {
-    (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE).for_each(heed);
 }
 
 /// Blocks `signals` and delivers them to the returned signalfd(2) instead. Children that [`command`] spawns

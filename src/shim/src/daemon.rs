@@ -72,7 +72,7 @@ fn prepare(options: &Options) -> Result<Server, SysError> {
     rustix::thread::set_name(c"gantline-shim").map_err(|e| SysError::bare("prctl", e))?;
     rustix::process::setsid().map_err(|e| SysError::bare("setsid", e))?;
     process::become_subreaper()?;
-    process::heed_all();
+    process::heed_signals();
     // Before anything else forks: a child of pid 1's must not hold the socket.
     let user = options.user_namespace.as_deref();
     let pod_init = options.shared_pid.then(|| process::spawn_pid_init(user, &options.dir)).transpose()?;
