@@ -147,6 +147,8 @@ fn holder() -> Option<Pid> {
     let of = |file: &str| fs::read_to_string(format!("/proc/{text}/{file}"));
     let stat = of("stat").ok()?;
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
-    let ours = stat.contains("(cluster)") && state != Some(Some('Z'));
+    // One thread may be over before the others, which have the files still.
+    let threads = fs::read_dir(format!("/proc/{text}/task")).map_or(0, Iterator::count);
+    let ours = stat.contains("(cluster)") && (state != Some(Some('Z')) || threads > 1);
     if ours { Pid::from_raw(text.parse().ok()?) } else { None }
 }
