@@ -143,21 +143,19 @@ impl App {
                 tracing::info!("every pod of the last run is taken over; all requests are served");
             }
         });
-        tokio::spawn({
-            let (drain, shown) = (drain.clone(), Arc::clone(&shown));
-            async move {
-                drain.begun().await;
-                shown.enter(Phase::Draining);
-                notify::stopping();
-                let requests = shown.metrics.operations.in_flight();
-                tracing::info!(requests, "stopping; pods keep running");
-            }
-        });
         tracing::info!(path = %config.socket().display(), version = VERSION, "serving CRI");
         notify::ready();
 
         let operations = shown.metrics.operations.clone();
-        let stop = drain.begun();
+        // No task of its own: a service that has nothing under way ends before such a task is polled once, and
+        // systemd would not be told.
+        let stop = async {
+            drain.begun().await;
+            shown.enter(Phase::Draining);
+            notify::stopping();
+            let requests = shown.metrics.operations.in_flight();
+            tracing::info!(requests, "stopping; pods keep running");
+        };
         let readiness = Readiness::after(pods.recovery());
         let served = rpc::serve(listener, runtime, image, readiness, operations, stop, grace).await;
         // Jobs whose client went away go on by themselves; what the grace cuts off is journaled.
