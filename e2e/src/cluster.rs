@@ -11,16 +11,16 @@
 //! virtual links joins the machine to the host, so that the API server can be asked from there too. What the kubelet
 //! would change on the whole host (six sysctls) or leave there (/var/lib, /var/log) is the machine's own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::command::{Said, command, run};
+use crate::command::{Running, Said, command, run};
 use crate::machine::Machine;
 use crate::node::Node;
 use crate::programs::{Programs, installed, runtime, tool};
@@ -142,7 +142,7 @@ pub fn missing_programs() -> Vec<&'static str> {
 /// A running cluster. Dropping it removes everything.
 pub struct Cluster {
     // In this order they go.
-    kubelet: Mutex<Option<Child>>,
+    kubelet: Mutex<Option<Running>>,
     /// The API server's client.
     pub api: Api,
     /// Its node: the service, its registry and its machine.
@@ -285,9 +285,7 @@ impl Cluster {
     #[track_caller]
     pub fn kill_kubelet(&self) {
         let mut kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut child = kubelet.take().expect("the kubelet runs");
-        kill_process(Pid::from_child(&child), Signal::KILL).expect("kill the kubelet");
-        child.wait().expect("wait for the kubelet");
+        kubelet.take().expect("the kubelet runs").kill();
     }
 
     /// Starts the kubelet anew with other fields in its configuration.
@@ -346,7 +344,7 @@ impl Cluster {
 
     fn kubelet_ended(&self) -> Option<std::process::ExitStatus> {
         let mut kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner);
-        kubelet.as_mut().and_then(|child| child.try_wait().ok().flatten())
+        kubelet.as_mut().and_then(|kubelet| kubelet.child().try_wait().ok().flatten())
     }
 
     /// What the kubelet says.
@@ -355,19 +353,9 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut child) = kubelet {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// Starts a kubelet on a node whose service runs.
 #[track_caller]
-fn spawn_kubelet(node: &Node, place: &Place, settings: &Settings) -> Child {
+fn spawn_kubelet(node: &Node, place: &Place, settings: &Settings) -> Running {
     let config = manifests::kubelet(place, &node.config.socket, settings);
     let file = place.dir.join("kubelet.json");
     fs::write(&file, config.to_string()).expect("write the kubelet's configuration");
@@ -379,15 +367,7 @@ fn spawn_kubelet(node: &Node, place: &Place, settings: &Settings) -> Child {
     line.arg("--config").arg(&file);
     line.arg("--kubeconfig").arg(place.pki.path("kubelet.conf"));
     line.args(["--hostname-override", NODE, "--node-ip", &place.address, "--v=2"]);
-    spawn_logged(line, &place.dir.join("kubelet.log"))
-}
-
-/// Starts a program whose words go to the end of a file.
-#[track_caller]
-fn spawn_logged(mut line: Command, log: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(log).expect("open a log");
-    line.stdout(log.try_clone().expect("share a log")).stderr(log);
-    line.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", line.get_program()))
+    Running::logged(&mut line, &place.dir.join("kubelet.log"))
 }
 
 /// The last lines of a file.

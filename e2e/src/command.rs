@@ -1,7 +1,9 @@
 //! Running other programs: the one place of the harness that starts a process.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 /// A command with nothing on standard input; the harness wants the caller's environment, which the service's
@@ -91,6 +93,13 @@ impl Running {
             Ok(child) => Self(Some(child)),
             Err(error) => panic!("start {:?}: {error}", command.get_program()),
         }
+    }
+
+    /// Starts it, and lets its words go to the end of a file.
+    #[track_caller]
+    pub fn logged(command: &mut Command, log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).expect("open a log");
+        Self::start(command.stdout(log.try_clone().expect("share a log")).stderr(log))
     }
 
     /// Its process.

@@ -1,10 +1,10 @@
 //! A real registry (Debian's docker-registry) on the machine's loopback, and pushing images to it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Child;
 use std::time::Duration;
 
+use crate::command::Running;
 use crate::image::{Image, digest, media};
 use crate::machine::Machine;
 use crate::wait::eventually;
@@ -16,7 +16,7 @@ pub const PORT: u16 = 5000;
 /// A running registry; it ends when dropped.
 #[derive(Debug)]
 pub struct Registry {
-    process: Child,
+    process: Running,
 }
 
 impl Registry {
@@ -32,16 +32,9 @@ impl Registry {
             dir.display()
         );
         fs::write(&config, text).expect("write the registry's configuration");
-        let log = File::create(dir.join("log")).expect("make the registry's log");
-        let process = machine
-            .command(programs::installed("docker-registry"))
-            .arg("serve")
-            .arg(&config)
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdout(log.try_clone().expect("share the registry's log"))
-            .stderr(log)
-            .spawn()
-            .expect("start the registry");
+        let mut command = machine.command(programs::installed("docker-registry"));
+        command.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
+        let process = Running::logged(&mut command, &dir.join("log"));
         let registry = Self { process };
         eventually("the registry answers", Duration::from_secs(20), || {
             let answer = machine.on_its_network(|| http::request(Self::address(), "GET", "/v2/", "", b""));
@@ -75,9 +68,8 @@ impl Registry {
     }
 
     /// Ends the registry, as a machine that went down would.
-    pub fn stop(mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    pub fn stop(self) {
+        self.process.kill();
     }
 }
 
@@ -97,12 +89,5 @@ fn expect(method: &str, path: &str, kind: &str, body: &[u8], status: u16) -> htt
             panic!("{method} {path}: {} {}", answer.status, String::from_utf8_lossy(&answer.body))
         }
         Err(error) => panic!("{method} {path}: {error}"),
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -163,7 +163,7 @@ fn every_metric_moves_in_the_life_of_pods_or_says_why_not() {
         ..Default::default()
     };
     node.cri().exec(exec).expect("Exec");
-    let mut session = node.crictl_command(&["exec", &container.id, "sleep", "1000"]).spawn().unwrap();
+    let session = Running::start(&mut node.crictl_command(&["exec", &container.id, "sleep", "1000"]));
     eventually("a session and a measured layer are seen", Duration::from_secs(40), || {
         node.cri().list_container_stats(Default::default()).unwrap();
         let moved = look();
@@ -173,8 +173,7 @@ fn every_metric_moves_in_the_life_of_pods_or_says_why_not() {
             Some(name) => Err((*name).to_owned()),
         }
     });
-    session.kill().unwrap();
-    session.wait().unwrap();
+    session.kill();
     drop(stream);
     // What is running is taken over; but not a pod whose shim does not answer, nor a record that is none.
     let shim = pod.info()["shimPid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
@@ -280,12 +279,11 @@ impl<'n> Prometheus<'n> {
             chart().join("rules/gantline.yaml")
         );
         fs::write(&config, text).unwrap();
-        let log = fs::File::create(dir.join("log")).unwrap();
         let mut command = node.machine.command(tool("prometheus"));
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
         command.arg(format!("--web.listen-address={PROMETHEUS}"));
-        let process = Running::start(command.stdout(log.try_clone().unwrap()).stderr(log));
+        let process = Running::logged(&mut command, &dir.join("log"));
         let prometheus = Self { node, _process: process };
         eventually("Prometheus is ready", Duration::from_secs(30), || {
             let ready = node.machine.on_its_network(|| {

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use api::v1::{self, MountPropagation};
+use e2e::command::Running;
 use e2e::image::{self, Tree};
 use e2e::programs::tool;
 use e2e::{Container, ContainerBuilder, Node, NodeBuilder, Pod};
@@ -206,10 +207,13 @@ fn a_source_on_a_dead_file_system_fails_in_time_and_holds_nobody_up() {
         dead.display()
     );
     let mut daemon = node.machine.command("/bin/sh");
-    let mut daemon = daemon.args(["-c", &line]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut daemon = Running::start(daemon.args(["-c", &line]).stdout(Stdio::piped()));
     let mut word = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(daemon.stdout.take().unwrap()), &mut word)
-        .unwrap();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(daemon.child().stdout.take().unwrap()),
+        &mut word,
+    )
+    .unwrap();
     assert_eq!(word, "up\n");
 
     node.pull(&node.busybox());
@@ -238,8 +242,7 @@ fn a_source_on_a_dead_file_system_fails_in_time_and_holds_nobody_up() {
     assert!(node.service_runs());
     pod.remove();
     other.remove();
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    daemon.kill();
     node.machine.sh(&format!("umount -l {}", dead.display()));
     node.leaves_nothing();
 }

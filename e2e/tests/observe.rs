@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::v1::{ContainerEventType, GetEventsRequest};
+use e2e::command::Running;
 use e2e::{Node, eventually, patient};
 
 #[test]
@@ -139,16 +140,15 @@ fn events_are_told_after_the_fact_and_as_they_come() {
     assert!(past.contains("told c  exit 3 (Error)"), "{past}");
 
     let mut command = node.gantline_command(&["events", "-f", "--output", "json"]);
-    let mut follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+    let mut follower = Running::start(command.stdout(std::process::Stdio::piped()));
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(follower.child().stdout.take().unwrap()));
     let mut lines = lines.map(|line| -> serde_json::Value { serde_json::from_str(&line.unwrap()).unwrap() });
     for _ in 0..5 {
         lines.next().unwrap();
     }
     pod.remove();
     let next: Vec<_> = lines.by_ref().take(3).collect();
-    follower.kill().unwrap();
-    follower.wait().unwrap();
+    follower.kill();
     let kinds: Vec<_> = next.iter().map(|event| event["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["stopped", "deleted", "deleted"], "{next:?}");
     assert_eq!(next[2]["id"], pod.id);

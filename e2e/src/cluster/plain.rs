@@ -3,17 +3,14 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{
-    Api, Place, Settings, Uplink, join_to_host, manifests, prepare, routed_network, spawn_kubelet,
-    spawn_logged,
-};
+use super::{Api, Place, Settings, Uplink, join_to_host, manifests, prepare, routed_network, spawn_kubelet};
 use crate::bench::pss_mib;
-use crate::command::{Said, run};
+use crate::command::{Running, Said, run};
 use crate::node::Node;
 use crate::programs::tool;
 use crate::wait::eventually;
@@ -24,8 +21,8 @@ const READY: Duration = Duration::from_secs(120);
 /// A node of any CRI service, a kubelet, etcd and the control plane. Dropping it removes everything.
 pub struct Plain {
     // In this order they go: the kubelet first, so that nobody starts what others end.
-    kubelet: Option<Child>,
-    processes: Vec<Child>,
+    kubelet: Option<Running>,
+    processes: Vec<Running>,
     /// The API server's client.
     pub api: Api,
     /// The node.
@@ -47,7 +44,7 @@ impl Plain {
             let mut line: Command = node.machine.command(tool(name));
             let args = pod["spec"]["containers"][0]["args"].as_array().cloned().unwrap_or_default();
             line.args(args.iter().filter_map(Value::as_str));
-            processes.push(spawn_logged(line, &place.dir.join(format!("{name}.log"))));
+            processes.push(Running::logged(&mut line, &place.dir.join(format!("{name}.log"))));
             // The kubelet is not to run it as well.
             fs::remove_file(place.manifests.join(format!("{name}.json"))).expect("remove a static pod");
         }
@@ -84,8 +81,7 @@ impl Plain {
     /// Ends the kubelet; pods run on.
     #[track_caller]
     pub fn stop_kubelet(&mut self) {
-        let mut kubelet = self.kubelet.take().expect("the kubelet runs");
-        kubelet.kill().and_then(|()| kubelet.wait()).expect("end the kubelet");
+        self.kubelet.take().expect("the kubelet runs").kill();
     }
 
     /// Runs `kubectl` to its end.
@@ -129,10 +125,9 @@ impl Plain {
 
 impl Drop for Plain {
     fn drop(&mut self) {
-        for process in self.kubelet.iter_mut().chain(self.processes.iter_mut().rev()) {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.kubelet = None;
+        // The last first: etcd outlives those who speak to it.
+        while self.processes.pop().is_some() {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! Images: a private registry, pull policies, and what a person reads when a name is wrong.
 
-use std::fs::{self, File};
+use std::fs;
 
 use e2e::cluster::Cluster;
 use e2e::cluster::room::{SOON, busybox, status_of};
@@ -28,10 +28,9 @@ fn private_registry(cluster: &Cluster) -> Running {
         dir.join("htpasswd").display()
     );
     fs::write(dir.join("config.yml"), config).unwrap();
-    let log = File::create(dir.join("log")).unwrap();
     let mut line = machine.command(e2e::programs::installed("docker-registry"));
     line.arg("serve").arg(dir.join("config.yml")).env("OTEL_TRACES_EXPORTER", "none");
-    let private = Running::start(line.stdout(log.try_clone().unwrap()).stderr(log));
+    let private = Running::logged(&mut line, &dir.join("log"));
     eventually("the private registry refuses", SOON, || {
         let address = ([127, 0, 0, 1], PORT).into();
         match machine.on_its_network(|| http::request(address, "GET", "/v2/", "", b"")) {

@@ -125,8 +125,7 @@ fn what_was_installed_is_scraped(release: &Release<'_>, binary: &str) {
     let mut service = cluster.node.machine.command(release.root.join(binary));
     service.args(["serve", "--state", "/run/gantline-installed", "--config"]).arg(&config);
     service.arg("--root").arg(cluster.place.dir.join("installed"));
-    let log = fs::File::create(cluster.place.dir.join("installed.log")).unwrap();
-    let mut service = Running::start(service.stdout(log.try_clone().unwrap()).stderr(log));
+    let mut service = Running::logged(&mut service, &cluster.place.dir.join("installed.log"));
     let line = "until wget -q -O - http://gl-gantline-metrics:9180/metrics >/all; do sleep 1; done; \
                 grep '^gantline_build_info' /all";
     let told = release.room.once("scrape", line, json!({}));

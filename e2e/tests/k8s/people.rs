@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use e2e::cluster::Cluster;
 use e2e::cluster::room::{SOON, container};
-use e2e::command::run_with_input;
+use e2e::command::{Running, run_with_input};
 use e2e::eventually;
 use serde_json::json;
 
@@ -57,14 +57,10 @@ fn attach_to_a_running_container(cluster: &Cluster) {
     let room = cluster.room("attach");
     room.shell("main", "while read -r word; do echo heard $word; done", json!({"stdin": true}));
     room.ready("main");
-    let mut attached = room
-        .kubectl_command(&["attach", "-i", "main"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = attached.stdin.take().unwrap();
-    let mut heard = BufReader::new(attached.stdout.take().unwrap());
+    let mut attached = room.kubectl_command(&["attach", "-i", "main"]);
+    let mut attached = Running::start(attached.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut input = attached.child().stdin.take().unwrap();
+    let mut heard = BufReader::new(attached.child().stdout.take().unwrap());
     let mut line = String::new();
     for word in ["one", "two"] {
         writeln!(input, "{word}").unwrap();
@@ -72,8 +68,7 @@ fn attach_to_a_running_container(cluster: &Cluster) {
         heard.read_line(&mut line).unwrap();
         assert_eq!(line, format!("heard {word}\n"));
     }
-    attached.kill().unwrap();
-    attached.wait().unwrap();
+    attached.kill();
     assert_eq!(room.kubectl(&["logs", "main"]).ok(), "heard one\nheard two\n");
 }
 
@@ -102,13 +97,12 @@ fn logs_follow_and_tail(cluster: &Cluster) {
         json!({}),
     );
     room.ready("main");
-    let mut following = room.kubectl_command(&["logs", "-f", "main"]).stdout(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut following = Running::start(room.kubectl_command(&["logs", "-f", "main"]).stdout(Stdio::piped()));
+    let lines = BufReader::new(following.child().stdout.take().unwrap()).lines();
     for (number, line) in lines.take(50).enumerate() {
         assert_eq!(line.unwrap(), format!("line {number}"));
     }
-    following.kill().unwrap();
-    following.wait().unwrap();
+    following.kill();
     assert_eq!(room.kubectl(&["logs", "--tail=2", "main"]).ok(), "line 48\nline 49\n");
     let stamped = room.kubectl(&["logs", "--tail=1", "--timestamps", "main"]).ok();
     assert!(stamped.starts_with("20") && stamped.ends_with("Z line 49\n"), "{stamped}");
@@ -119,8 +113,8 @@ fn port_forward(cluster: &Cluster) {
     room.pod("web", json!({"terminationGracePeriodSeconds": 1, "containers": [web("through")]}));
     room.ready("web");
     let mut forwarding =
-        room.kubectl_command(&["port-forward", "pod/web", ":8080"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(forwarding.stdout.take().unwrap());
+        Running::start(room.kubectl_command(&["port-forward", "pod/web", ":8080"]).stdout(Stdio::piped()));
+    let mut said = BufReader::new(forwarding.child().stdout.take().unwrap());
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     // Forwarding from 127.0.0.1:PORT -> 8080
@@ -128,8 +122,7 @@ fn port_forward(cluster: &Cluster) {
     for _ in 0..20 {
         assert_eq!(crate::network::ask(&address).unwrap(), "through\n");
     }
-    forwarding.kill().unwrap();
-    forwarding.wait().unwrap();
+    forwarding.kill();
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
 }
