@@ -102,6 +102,11 @@ impl Client {
         self.sinks.iter().all(|sink| sink.pending.len() <= CAUGHT_UP_BYTES)
     }
 
+    /// Whether nothing waits for it to read.
+    pub(crate) fn has_all(&self) -> bool {
+        self.sinks.iter().all(|sink| sink.pending.is_empty())
+    }
+
     /// Closes its outputs, whatever it has not taken.
     pub(crate) fn let_go(&mut self, watch: &mut Watch) {
         crate::note::note(format_args!("an attached client that reads too slowly is let go"));

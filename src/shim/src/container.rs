@@ -197,6 +197,11 @@ impl Container {
         }
     }
 
+    /// Whether every attached client has taken all that was written.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.clients.iter().all(Client::has_all)
+    }
+
     fn resume(&mut self, watch: &mut Watch) {
         self.paused = None;
         for output in &mut self.outputs {

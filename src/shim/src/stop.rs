@@ -7,6 +7,7 @@ use kernel::pidfd::{PidFd, SIGKILL};
 use model::ContainerId;
 use wire::{Failure, FailureKind, KillContainer, ReplyBody};
 
+use crate::attach::PAUSE_MAX;
 use crate::container::{Phase, not_found, processes_in};
 use crate::requests::{Asked, Outcome, failure};
 use crate::runtime::{Call, Purpose, failed};
@@ -28,6 +29,8 @@ pub(crate) struct Sweep {
     then: Then,
     pub(crate) again_at: Instant,
     until: Instant,
+    /// So long attached clients may take the last words of a container that is forgotten then.
+    heard_by: Instant,
 }
 
 /// What follows when nothing of a container lives any more.
@@ -47,7 +50,7 @@ impl Sweep {
     fn new(container: &ContainerId, asked: Asked, then: Then) -> Self {
         let at = Instant::now();
         let until = at + if then == Then::Wait { SWEEP_MAX + 2 * DELETE_MAX } else { SWEEP_MAX };
-        Self { container: container.clone(), asked, then, again_at: at, until }
+        Self { container: container.clone(), asked, then, again_at: at, until, heard_by: at + PAUSE_MAX }
     }
 }
 
@@ -102,7 +105,9 @@ impl Server {
             };
             let pids = container.spec.memory_cgroup.as_deref().map(processes_in).unwrap_or_default();
             let starts = self.jobs.values().any(|job| job.purpose.starts() == Some(&sweep.container));
-            if pids.is_empty() && container.process().is_none() && !starts && sweep.then != Then::Wait {
+            let dead = pids.is_empty() && container.process().is_none() && !starts;
+            let heard = sweep.then != Then::Forget || container.is_heard() || at >= sweep.heard_by;
+            if dead && heard && sweep.then != Then::Wait {
                 match sweep.then {
                     Then::Delete => self.delete_dead(&sweep.container, sweep.asked),
                     Then::Forget => {
@@ -126,9 +131,12 @@ impl Server {
                     for pid in pids {
                         let _ = kernel::pidfd::signal(pid, SIGKILL);
                     }
-                    // Nothing but the other's end is waited for once it is dead; that sweeps too.
-                    let dead = sweep.then == Then::Wait && container.process().is_none() && !starts;
-                    sweep.again_at = if dead { sweep.until } else { at + SWEEP_AGAIN };
+                    // Nothing but the other's end, or its clients, is waited for once it is dead; that sweeps too.
+                    sweep.again_at = match sweep.then {
+                        Then::Wait if container.process().is_none() && !starts => sweep.until,
+                        Then::Forget if dead => sweep.heard_by,
+                        _ => at + SWEEP_AGAIN,
+                    };
                 }
                 self.sweeps.push(sweep);
             }

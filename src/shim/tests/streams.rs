@@ -107,6 +107,41 @@ async fn an_attached_client_that_does_not_read_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attached_client_may_take_the_last_words_of_a_container_that_is_deleted() {
+    if !able() {
+        return;
+    }
+    let node = Node::new();
+    let shim = node.shim().await;
+    let stdio = StdioSpec { stdin: true, ..StdioSpec::default() };
+    // More than a pipe holds, less than is kept for a client.
+    let line = "read go; yes 0123456789abcde | head -n 20000";
+    for reads in [true, false] {
+        let id = node.run(&shim, &Want { stdio, ..sh(line) }).await;
+        let (slow, theirs) = std::io::pipe().unwrap();
+        let (stdin_theirs, mut stdin) = std::io::pipe().unwrap();
+        let fds = ExecFds { stdin: Some(stdin_theirs.into()), stdout: Some(theirs.into()), stderr: None };
+        shim.attach(&id, fds).await.unwrap();
+        stdin.write_all(b"go\n").unwrap();
+        exit(&shim, &id).await;
+        let deleting = shim.delete(&id);
+        if !reads {
+            // One that never reads holds the deletion up for a moment only.
+            deleting.await.unwrap();
+            continue;
+        }
+        let reading = async {
+            // The runtime has deleted it by then.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            read_all(slow.into()).await
+        };
+        let (deleted, got) = tokio::join!(deleting, reading);
+        deleted.unwrap();
+        assert_eq!(got.len(), 320_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_line_is_lost_or_torn_while_the_log_is_reopened_under_load() {
     if !able() {
         return;
