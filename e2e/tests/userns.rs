@@ -68,6 +68,30 @@ fn volume(at: &str, host: &Path, is_mapped: bool) -> v1::Mount {
 }
 
 #[test]
+fn a_careful_umask_of_whoever_started_the_service_keeps_nobody_out() {
+    let mut node =
+        Node::builder().with(|config, _| config.runtimes = vec![("runc".into(), tool("runc"))]).prepare();
+    node.started_by(&["/bin/sh", "-c", "umask 077; exec \"$@\"", "sh"]);
+    node.start_service();
+    let shared = |options: &mut v1::NamespaceOption| {
+        options.userns_options = Some(own());
+        options.pid = v1::NamespaceMode::Pod.into();
+    };
+    let made = node.machine.dir().join("made");
+    let pod = node.pod("careful").namespaces(shared).run();
+    let container = pod
+        .container("c")
+        .idle()
+        .security(|s| s.run_as_user = Some(v1::Int64Value { value: 1000 }))
+        .with(|config| config.mounts.push(volume("/made", &made, true)))
+        .start();
+    assert_eq!(container.sh("umask; id -u; ls /made; ls -d /bin/busybox"), "0022\n1000\n/bin/busybox\n");
+    assert_eq!(fs::metadata(&made).unwrap().mode() & 0o777, 0o755);
+    pod.remove();
+    node.leaves_nothing();
+}
+
+#[test]
 fn a_pod_has_a_user_namespace_of_its_own() {
     let node = node();
     let pod = mapped(&node, "mapped").run();

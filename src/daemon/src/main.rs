@@ -47,6 +47,9 @@ fn main() -> ExitCode {
 
 fn run(flags: Flags) -> Exit {
     let common = &flags.common;
+    if matches!(flags.command, Command::Serve | Command::Pull(_) | Command::Import(_) | Command::Reset(_)) {
+        kernel::process::usual_umask();
+    }
     match flags.command {
         Command::Serve => commands::serve::run(common),
         Command::Config(command) => commands::config::run(&command, common),

@@ -62,6 +62,12 @@ pub fn become_subreaper() -> Result<(), SysError> {
         .map_err(|e| SysError::bare("prctl PR_SET_CHILD_SUBREAPER", e))
 }
 
+/// Gives what this program makes the usual modes, whatever umask it was started with: containers of any user look
+/// into many of its directories, and what is nobody's business is made with a mode of its own. Children inherit it.
+pub fn usual_umask() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
+
 /// Ignores no signal any more that whoever started this program had it ignore: an ignored SIGCHLD would have its children
 /// reaped unseen, and they inherit what is ignored. Handlers stay, and so does SIGPIPE, which Rust's runtime ignores for
 /// itself and not for children that [`command`] spawns.

@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     next: AtomicU64,
     waiting: Mutex<Waiting>,
     events: broadcast::Sender<Event>,
+    /// For the first who listens: the shim may tell something before.
+    first: Mutex<Option<broadcast::Receiver<Event>>>,
     lost: watch::Sender<bool>,
     stages: Stages,
 }
@@ -53,12 +55,14 @@ impl Connection {
             pod: pod.clone(),
             source: SysError::bare("epoll_ctl", e),
         })?;
+        let (events, first) = broadcast::channel(EVENTS_PER_SUBSCRIBER_MAX);
         Ok(Self {
             pod,
             socket,
             next: AtomicU64::new(1),
             waiting: Mutex::default(),
-            events: broadcast::Sender::new(EVENTS_PER_SUBSCRIBER_MAX),
+            events,
+            first: Mutex::new(Some(first)),
             lost: watch::Sender::new(false),
             stages,
         })
@@ -70,7 +74,8 @@ impl Connection {
     }
 
     pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(|| self.events.subscribe())
     }
 
     pub(crate) async fn closed(&self) {

@@ -364,7 +364,7 @@ impl Shim {
         }
     }
 
-    /// What the shim tells from now on. A receiver that lags too far is told so and then asks the state.
+    /// What the shim tells from now on, or, to the first who asks, has told on this connection. A receiver that lags too far is told so and then asks the state.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.connection.events()
     }

@@ -61,6 +61,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn prepare(options: &Options) -> Result<Server, SysError> {
+    process::usual_umask();
     // The pod's directory is the service's to make: where it is gone by now, the pod is, and nothing is left behind.
     fs::read_dir(&options.dir).map_err(|e| SysError::path("open", &options.dir, e))?;
     fs::DirBuilder::new()

@@ -148,6 +148,8 @@ impl Server {
     /// Serves until it is shut down.
     pub(crate) fn run(&mut self) -> Result<(), SysError> {
         let mut ready = Vec::new();
+        // A child that ended before its signal was waited for.
+        self.reap();
         while !self.finished {
             self.watch.epoll.wait(&mut ready, self.timeout())?;
             for ready in &ready {

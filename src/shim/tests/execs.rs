@@ -11,6 +11,11 @@ use model::{Classify as _, ErrorKind, ExecId, Signal, chain};
 use node::{Node, Want, able, exit, read_all, sh, within};
 use shim_client::{ExecFds, ExecProcess};
 
+/// How long something sleeps that is looked for by that: nobody else's processes on this machine sleep so.
+fn nap(n: u32) -> String {
+    format!("{n}{}", std::process::id())
+}
+
 fn alive(marker: &str) -> usize {
     let table = kernel::process::table().unwrap();
     let line = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -83,20 +88,21 @@ async fn an_execs_timeout_and_kill_take_its_whole_subtree() {
     for node in nodes() {
         let shim = node.shim().await;
         let id = node.run(&shim, &sh("sleep 1000")).await;
-        let script = "setsid sleep 4441 & (sleep 4441; true) & sleep 4441";
-        let exec = node.exec(&shim, &id, script, Some(Duration::from_millis(400))).await;
+        let (first, second) = (nap(1), nap(2));
+        let script = format!("setsid sleep {first} & (sleep {first}; true) & sleep {first}");
+        let exec = node.exec(&shim, &id, &script, Some(Duration::from_millis(400))).await;
         let began = Instant::now();
         let ended = shim.wait_exec(&exec.exec).await.unwrap();
         assert!(ended.timed_out && ended.code == 137, "{ended:?}");
         assert!(began.elapsed() < Duration::from_secs(2));
         assert_eq!(read_all(exec.stdout).await, "");
-        assert_eq!(alive("4441"), 0);
+        assert_eq!(alive(&first), 0);
 
-        let exec = node.exec(&shim, &id, "sleep 4442 & sleep 4442", None).await;
+        let exec = node.exec(&shim, &id, &format!("sleep {second} & sleep {second}"), None).await;
         shim.kill_exec(&exec.exec).await.unwrap();
         let ended = shim.wait_exec(&exec.exec).await.unwrap();
         assert_eq!((ended.code, ended.timed_out), (137, false));
-        let gone = async || (alive("4442") == 0).then_some(());
+        let gone = async || (alive(&second) == 0).then_some(());
         within(Duration::from_secs(2), "end of the subtree", gone).await;
         shim.kill_exec(&exec.exec).await.unwrap();
         assert_eq!(shim.state().await.unwrap().len(), 1);

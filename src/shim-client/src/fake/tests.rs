@@ -62,6 +62,18 @@ async fn a_container_lives_and_its_end_is_told() {
 }
 
 #[tokio::test]
+async fn what_is_told_before_anybody_listens_is_heard_by_the_first_who_does() {
+    let shims = FakeShims::new(1);
+    let shim = shims.start(&spec()).await.unwrap();
+    shim.run(run(2)).await.unwrap();
+    assert!(shims.exit(&pod(), &run(2).container, 3));
+    // What was told comes before this answer.
+    shim.state().await.unwrap();
+    assert!(matches!(shim.events().try_recv(), Ok(Event::Exited { .. })));
+    assert!(shim.events().try_recv().is_err(), "the second hears what is told from then on");
+}
+
+#[tokio::test]
 async fn the_state_of_more_containers_than_a_frame_has_room_for_is_whole() {
     let shims = FakeShims::new(1);
     let shim = shims.start(&spec()).await.unwrap();
