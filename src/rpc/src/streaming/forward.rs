@@ -18,6 +18,8 @@ use super::mux::{Channel, Incoming, Outgoing, READ};
 
 /// Channels whose other half has not come yet.
 const UNPAIRED_MAX: usize = 256;
+/// How long a server that takes nothing any more may go on speaking.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// Serves connections until the client leaves.
 pub(super) async fn forward(
@@ -184,10 +186,22 @@ async fn carry(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing) ->
             }
         }
     };
-    // An error in one direction ends both; an end does not.
-    match tokio::try_join!(up, down) {
+    tokio::pin!(up, down);
+    // An end of one direction leaves the other; an error ends both, but what a server has said before it closed on
+    // what is still sent to it is heard.
+    let ended = tokio::select! {
+        sent = &mut up => match sent {
+            Ok(()) => down.await,
+            Err(error) => tokio::time::timeout(LAST_WORDS_MAX, down).await.unwrap_or(Ok(())).and(Err(error)),
+        },
+        heard = &mut down => match heard {
+            Ok(()) => up.await,
+            Err(error) => Err(error),
+        },
+    };
+    match ended {
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
-        other => other.map(drop),
+        other => other,
     }
 }
 

@@ -83,6 +83,24 @@ async fn each_direction_ends_on_its_own() {
 }
 
 #[tokio::test]
+async fn a_server_that_answers_early_and_closes_is_heard() {
+    let (mut dialled, mut server) = connected().await;
+    // Never read by the server: its close is a reset, and nothing can be sent to it any more.
+    dialled.write_all(b"question").await.unwrap();
+    server.readable().await.unwrap();
+    server.write_all(b"too large").await.unwrap();
+    drop(server);
+    let (channel, inlet, mut frames) = channel("data", "1");
+    inlet.put(Bytes::from_static(b"more of the question")).await;
+    let heard = async {
+        assert_eq!(frames.recv().await, Some(Frame::Data(1, Bytes::from_static(b"too large"))));
+    };
+    let carried = carry(dialled, channel.incoming, channel.outgoing);
+    let ((), carried) = tokio::time::timeout(SOON, async { tokio::join!(heard, carried) }).await.unwrap();
+    carried.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_reset_or_a_lost_client_ends_a_connection_that_says_nothing() {
     for lost in [false, true] {
         let (dialled, _server) = connected().await;
