@@ -129,8 +129,9 @@ impl App {
         })
     }
 
-    /// Serves until `drain` begins, then finishes what is under way, within the grace. Pods keep running.
-    pub(crate) async fn run(self, drain: Drain) -> Result<(), rpc::ServeError> {
+    /// Serves until `drain` begins, then finishes what is under way, within the grace. Pods keep running. The root is
+    /// the caller's to give back, after the runtime: it touches the root to its end.
+    pub(crate) async fn run(self, drain: Drain) -> (Result<(), rpc::ServeError>, RootLock) {
         let Self { config, listener, runtime, image, streaming, pods, shown, admin, lock } = self;
         let grace = config.server.drain_grace.0;
         tokio::spawn(notify::heartbeat());
@@ -165,8 +166,7 @@ impl App {
         remove(&config.socket());
         remove(&config.admin_socket());
         drop(admin);
-        drop(lock);
-        served
+        (served, lock)
     }
 }
 

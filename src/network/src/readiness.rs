@@ -21,6 +21,8 @@ pub(crate) struct Readiness {
     bin_dirs: Vec<PathBuf>,
     chain: Arc<Chain>,
     network: Mutex<Network>,
+    /// Held by who reads the configuration again.
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 /// What is known at the moment.
@@ -35,7 +37,8 @@ impl Readiness {
         let found = Arc::new(conf::discover(&conf_dir));
         tell_found(&found, &conf_dir);
         let status = first_status(&found, &conf_dir, &bin_dirs);
-        Self { conf_dir, bin_dirs, chain, network: Mutex::new(Network { found, status }) }
+        let network = Mutex::new(Network { found, status });
+        Self { conf_dir, bin_dirs, chain, network, refreshing: tokio::sync::Mutex::default() }
     }
 
     fn network(&self) -> MutexGuard<'_, Network> {
@@ -58,6 +61,8 @@ impl Readiness {
 
     /// Reads the configuration again, and asks the plugins whether they can serve.
     async fn refresh(&self) {
+        // One after the other: an older look must not overwrite what a newer one has found.
+        let _one = self.refreshing.lock().await;
         let dir = self.conf_dir.clone();
         let Ok(found) = blocking(move || conf::discover(&dir)).await else { return };
         let found = Arc::new(found);

@@ -106,7 +106,10 @@ impl Shown {
 
     /// Where the service is in its life.
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        let phase = *self.phase.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The pod room's own word, as for everybody else: it turns true a moment before this is told.
+        let recovered = self.node.get().is_some_and(|node| node.pods.is_recovered());
+        if phase == Phase::Recovering && recovered { Phase::Serving } else { phase }
     }
 }
 

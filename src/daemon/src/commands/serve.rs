@@ -8,7 +8,7 @@ use crate::config::layers::{self, Override};
 use crate::drain::{Asked, Drain, Signals};
 use crate::exit::Exit;
 use crate::flags::Common;
-use crate::lock::LockError;
+use crate::lock::{LockError, RootLock};
 use crate::ui;
 
 /// Threads for work that blocks: mounts, stores, extraction. More would only wait for the same disk.
@@ -64,11 +64,13 @@ pub(crate) fn run(common: &Common) -> Exit {
         tracing::info!(endpoint, protocol, "traces go out");
     }
     let reload = Reload { file: common.config.clone(), overrides: common.overrides(), log };
-    let exit = runtime.block_on(serve(config, reload));
+    let (exit, root) = runtime.block_on(serve(config, reload));
     if let Some(traces) = traces {
         traces.shutdown(LAST_TRACES_MAX);
     }
     runtime.shutdown_timeout(SHUTDOWN_MAX);
+    // Only now: what the runtime still did, it may have done there.
+    drop(root);
     exit
 }
 
@@ -77,23 +79,25 @@ pub(super) fn trace_settings(config: &Config) -> Result<Option<TraceSettings>, S
     TraceSettings::resolve(&config.trace_config(), |name| std::env::var(name).ok())
 }
 
-async fn serve(config: Config, reload: Reload) -> Exit {
+/// The root, where it was had, is given back by the caller.
+async fn serve(config: Config, reload: Reload) -> (Exit, Option<RootLock>) {
     // First of all, so that a signal during start-up drains too.
     let mut signals = match Signals::take() {
         Ok(signals) => signals,
         Err(error) => {
             ui::complain(format_args!("take over signals: {error}"));
-            return Exit::Host;
+            return (Exit::Host, None);
         }
     };
     let app = match App::build(config).await {
         Ok(app) => app,
         Err(error) => {
             ui::complain(model::chain(&error));
-            return match error {
+            let exit = match error {
                 BuildError::Lock(LockError::Held { .. }) => Exit::Held,
                 _ => Exit::Host,
             };
+            return (exit, None);
         }
     };
     let drain = Drain::default();
@@ -101,13 +105,16 @@ async fn serve(config: Config, reload: Reload) -> Exit {
     tokio::pin!(served);
     loop {
         tokio::select! {
-            ended = &mut served => return match ended {
-                Ok(()) => Exit::Success,
-                Err(error) => {
-                    ui::complain(model::chain(&error));
-                    Exit::Failure
-                }
-            },
+            (ended, root) = &mut served => {
+                let exit = match ended {
+                    Ok(()) => Exit::Success,
+                    Err(error) => {
+                        ui::complain(model::chain(&error));
+                        Exit::Failure
+                    }
+                };
+                return (exit, Some(root));
+            }
             asked = signals.next() => match asked {
                 Asked::Stop => drain.begin(),
                 Asked::Reload => reload.run(),

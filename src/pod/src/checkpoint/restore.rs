@@ -157,7 +157,7 @@ impl Drop for Made {
     fn drop(&mut self) {
         let Some(Restored { pod, .. }) = self.restored.take() else { return };
         let pods = self.pods.clone();
-        tokio::spawn(async move {
+        self.pods.host.jobs.spawn(async move {
             if let Err(error) = pods.remove_pod(pod.as_str()).await {
                 warn!(
                     pod.id = pod.as_str(),

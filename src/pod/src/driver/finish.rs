@@ -37,6 +37,9 @@ impl Driver {
             self.note_trouble(&job, error);
             telemetry::fail(&Span::current(), &model::chain(error));
         }
+        // Whoever has the answer finds nothing under way any more, in a trace neither.
+        telemetry::end(&Span::current());
+        self.show_doing();
         self.answer_all(&job, &answer);
     }
 
@@ -52,6 +55,7 @@ impl Driver {
         if let Job::Stop(id) = &job {
             self.graces.remove(id);
         }
+        telemetry::end(&Span::current());
         self.answer_all(&job, &Err(PodError::Stopping));
     }
 
@@ -109,6 +113,9 @@ impl Driver {
         self.commit(forget.chain([Change::ForgetPod(self.id.clone())])).await?;
         let gone = std::mem::take(&mut self.containers);
         let view = self.publish();
+        // Whoever hears of it finds nothing.
+        self.host.index.forget(&self.id);
+        self.host.meter.forget(&self.record.cgroup);
         if self.removed_while_ready {
             self.tell(&self.id, EventKind::Stopped, &view);
         }
@@ -118,8 +125,6 @@ impl Driver {
             }
         }
         self.tell(&self.id, EventKind::Deleted, &view);
-        self.host.index.forget(&self.id);
-        self.host.meter.forget(&self.record.cgroup);
         self.gone = true;
         info!("pod sandbox removed");
         Ok(Outcome::Done)

@@ -22,13 +22,14 @@ use std::time::Duration;
 use kernel::cgroup::Hierarchy;
 use kernel::clock::now;
 use model::limits::POD_QUEUE_MAX;
-use model::{ContainerId, PodId, Resources, Signal, UnixNanos};
+use model::{Classify as _, ContainerId, ErrorKind, PodId, Resources, Signal, UnixNanos};
 use shim_client::Shim;
 use telemetry::{Counter, CounterBy, field};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument as _, Span, error, info_span, warn};
 
 use crate::bundle;
@@ -52,6 +53,11 @@ pub(crate) use self::handle::{Handle, Outcome, Request};
 const START_ERROR_CODE: i32 = 128;
 /// What CRI says of a container that nobody saw end.
 const UNSEEN_CODE: i32 = 255;
+
+/// How long a start that is to be broken off may take to ask the shim for it; then it is not broken off.
+const BREAK_OFF_MAX: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const BREAK_OFF_AGAIN: Duration = Duration::from_millis(20);
 
 /// What every driver works with.
 pub(crate) struct Host {
@@ -100,6 +106,8 @@ struct Begun {
     since: UnixNanos,
     /// What is said and timed of it belongs to the request that it was begun for.
     span: Span,
+    /// The service does not end before what came of it is committed and told.
+    _under_way: TaskTrackerToken,
 }
 
 struct Finished {
@@ -226,18 +234,18 @@ impl Driver {
     async fn joined(&mut self, joined: Result<(task::Id, Finished), task::JoinError>) {
         match joined {
             Ok((task, Finished { job, product })) => {
-                let span = self.running.remove(&task).map_or_else(Span::current, |begun| begun.span);
-                self.finish(job, product).instrument(span.clone()).await;
-                telemetry::end(&span);
+                let Some(begun) = self.running.remove(&task) else { return };
+                self.finish(job, product).instrument(begun.span.clone()).await;
+                self.go_on().await;
             }
             Err(failed) => {
-                let Some(Begun { job, span, .. }) = self.running.remove(&failed.id()) else { return };
-                span.in_scope(|| error!(?job, error = %failed, "a job ended without a result"));
-                self.broken(job).instrument(span).await;
+                let Some(begun) = self.running.remove(&failed.id()) else { return };
+                begun
+                    .span
+                    .in_scope(|| error!(job = ?begun.job, error = %failed, "a job ended without a result"));
+                self.broken(begun.job).instrument(begun.span).await;
+                self.go_on().await;
             }
-        }
-        if !self.gone {
-            self.ask_kept_again().await;
         }
     }
 
@@ -290,7 +298,11 @@ impl Driver {
         self.kept.push((request, waiter));
     }
 
-    async fn ask_kept_again(&mut self) {
+    /// What waited for a job that is over.
+    async fn go_on(&mut self) {
+        if self.gone {
+            return;
+        }
         for (request, waiter) in std::mem::take(&mut self.kept) {
             self.handle(request, waiter).await;
         }
@@ -312,9 +324,20 @@ impl Driver {
     /// Breaks off a start, beside everything else: its job fails then.
     fn break_off(&self, id: ContainerId) {
         let Some(shim) = self.shim.borrow().clone() else { return };
+        let gives_up = Instant::now() + BREAK_OFF_MAX;
         tokio::spawn(async move {
-            if let Err(error) = shim.kill(&id, Signal::KILL, true).await {
-                warn!(container.id = id.as_str(), error = model::chain(&error), "break off a start");
+            loop {
+                match shim.kill(&id, Signal::KILL, true).await {
+                    // The job may not have asked for the start yet.
+                    Err(error) if error.kind() == ErrorKind::NotFound && Instant::now() < gives_up => {
+                        tokio::time::sleep(BREAK_OFF_AGAIN).await;
+                    }
+                    Err(error) => {
+                        warn!(container.id = id.as_str(), error = model::chain(&error), "break off a start");
+                        return;
+                    }
+                    Ok(()) => return,
+                }
             }
         });
     }
@@ -333,8 +356,9 @@ impl Driver {
     fn spawn(&mut self, job: Job, work: impl Future<Output = Product> + Send + 'static) {
         let named = job.clone();
         let work = async move { Finished { job: named, product: work.await } };
-        let task = self.work.spawn(self.host.jobs.track_future(work.in_current_span()));
-        self.running.insert(task.id(), Begun { job, since: now(), span: Span::current() });
+        let task = self.work.spawn(work.in_current_span());
+        let begun = Begun { job, since: now(), span: Span::current(), _under_way: self.host.jobs.token() };
+        self.running.insert(task.id(), begun);
     }
 
     /// What is done for a request: part of its trace, and named in every line.

@@ -128,6 +128,14 @@ impl Driver {
                 Some(Phase::Starting) | None => missing.push(id),
             }
         }
+        // One that was started and has ended since the connection was lost: its start's job tells the first, this the second.
+        for container in state.containers {
+            if let Phase::Exited(record) = container.phase
+                && self.is_doing(&Job::Start(container.container.clone()))
+            {
+                self.early_exits.insert(container.container, record);
+            }
+        }
         if !missing.is_empty() {
             self.read_exit_records().await;
             self.end_unseen(missing, "its shim does not know it any more").await;
