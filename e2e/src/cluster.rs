@@ -45,7 +45,7 @@ pub const SERVICES: &str = "10.96.0.0/16";
 pub const DNS: &str = "10.96.0.10";
 
 /// The cluster is whole within this time of its start.
-const WHOLE: Duration = Duration::from_secs(180);
+const WHOLE: Duration = Duration::from_secs(540);
 
 /// What a kubelet sets on the host unless it is so (pkg/kubelet/cm of Kubernetes): here it finds it so.
 const SYSCTLS: [(&str, &str); 6] = [

@@ -10,7 +10,7 @@ use crate::command::command;
 use crate::leftovers;
 
 /// What goes by itself, or belongs to another person's run, is gone within this time.
-const SETTLED: Duration = Duration::from_secs(10);
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// Where the list of before is, when there is one: `$GANTLINE_HOST_BEFORE`.
 pub fn list_of_before() -> Option<PathBuf> {
@@ -38,7 +38,7 @@ pub fn things() -> BTreeSet<String> {
     things
 }
 
-/// What is there now and was not before, and stays: each look for ten seconds saw it.
+/// What is there now and was not before, and stays: each look for a minute saw it.
 pub fn left_since(before: &BTreeSet<String>) -> BTreeSet<String> {
     let start = Instant::now();
     let mut left: BTreeSet<String> = things().difference(before).cloned().collect();

@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::Result;
 use crate::wait::patient;
 
+/// No read takes longer unless something is wrong: a registry syncs what is pushed to it.
+const READ_MAX: Duration = Duration::from_secs(180);
+
 /// An answer: status code, headers with lower-case names, body.
 #[derive(Debug)]
 pub struct Answer {
@@ -30,7 +33,7 @@ impl Answer {
 /// Sends one request and reads the answer to its end.
 pub fn request(to: SocketAddr, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&to, patient(Duration::from_secs(5)))?;
-    stream.set_read_timeout(Some(patient(Duration::from_secs(30))))?;
+    stream.set_read_timeout(Some(patient(READ_MAX)))?;
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Type: {kind}\r\n\
          Content-Length: {}\r\n\r\n",
@@ -46,7 +49,7 @@ pub fn request(to: SocketAddr, method: &str, path: &str, kind: &str, body: &[u8]
 /// Gets a page over a Unix socket, as whoever accepts these kinds.
 pub fn get_over_unix(socket: &Path, path: &str, accept: &str) -> Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(patient(Duration::from_secs(30))))?;
+    stream.set_read_timeout(Some(patient(READ_MAX)))?;
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     let mut all = Vec::new();

@@ -260,7 +260,7 @@ fn release(number: u8) {
 
 /// Kills whatever runs in the machine's cgroups or in its mount namespace.
 fn kill_all(number: u8, spared: &[u32]) {
-    for _ in 0..100 {
+    for _ in 0..1000 {
         let left = leftovers::processes(number, spared);
         if left.is_empty() {
             return;

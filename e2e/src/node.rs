@@ -22,13 +22,13 @@ use crate::registry::Registry;
 use crate::wait::{eventually, patient};
 
 /// The service is ready within this time of its start.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(90);
 
 /// One call of crictl ends within this time.
 const CRICTL_MAX: Duration = Duration::from_secs(60);
 
 /// What is owed after a removal is done within this time.
-const SETTLED: Duration = Duration::from_secs(15);
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// How a node's service is started, each time anew.
 #[derive(Debug, Clone)]

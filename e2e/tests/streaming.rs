@@ -326,8 +326,8 @@ fn a_forwarded_connection_is_half_closed_both_ways_and_a_closed_port_says_so() {
     let pod = node.pod("nc").run();
     // It answers only once its client has said all.
     let container = pod.container("main").sh("while :; do nc -l -p 7 -e sh -c 'wc -c'; done").start();
-    container.listens(7);
     for (transport, port) in TRANSPORTS.into_iter().zip([10090_u16, 10091]) {
+        container.listens(7);
         let forward = Forward::start(&node, transport, &pod, &[&format!("{port}:7")]);
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let answer = node.machine.on_its_network(|| {

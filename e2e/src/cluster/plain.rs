@@ -16,7 +16,7 @@ use crate::programs::tool;
 use crate::wait::eventually;
 
 /// The control plane answers and the node is Ready within this time.
-const READY: Duration = Duration::from_secs(120);
+const READY: Duration = Duration::from_secs(360);
 
 /// A node of any CRI service, a kubelet, etcd and the control plane. Dropping it removes everything.
 pub struct Plain {

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::{Cluster, images};
 use crate::command::{Said, run};
 use crate::registry::Registry;
-use crate::wait::eventually;
+use crate::wait::{eventually, patient};
 
 /// Most things happen within this time on a busy machine.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(180);
 
 /// Makes namespaces of one process differ.
 static SERIAL: AtomicU32 = AtomicU32::new(1);
@@ -120,7 +120,8 @@ impl<'c> Room<'c> {
     #[track_caller]
     pub fn rolled_out(&self, kind: &str, name: &str) {
         let what = format!("{}/{name}", kind.to_lowercase());
-        let said = self.kubectl(&["rollout", "status", &what, "--timeout=120s"]);
+        let timeout = format!("--timeout={}s", patient(SOON * 2).as_secs());
+        let said = self.kubectl(&["rollout", "status", &what, &timeout]);
         assert_eq!(
             said.code,
             0,
