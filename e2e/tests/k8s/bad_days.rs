@@ -44,11 +44,20 @@ fn served<'c>(cluster: &'c Cluster, name: &str) -> Room<'c> {
     let room = cluster.room(name);
     let mut web = web("here");
     // Probes by exec too: they go through the service, and must not fail for its death.
-    web["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 3});
+    web["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 15, "failureThreshold": 3});
     room.apply(deployment("web", 3, json!({"terminationGracePeriodSeconds": 5, "containers": [web]})));
     room.apply(service("web"));
     room.rolled_out("Deployment", "web");
     room
+}
+
+/// Waits until kubectl says this: a kubelet's client tries a lost connection again when its own pause is over, a second or
+/// three.
+fn says(room: &Room<'_>, when: &str, words: &[&str], expected: &str) {
+    eventually(&format!("{words:?} {when}"), Duration::from_secs(60), || {
+        let said = room.kubectl(words);
+        if said.code == 0 && said.stdout.contains(expected) { Ok(()) } else { Err(format!("{said:?}")) }
+    });
 }
 
 fn gantline_killed_every_two_seconds_under_load(cluster: &Cluster) {
@@ -65,19 +74,9 @@ fn gantline_killed_every_two_seconds_under_load(cluster: &Cluster) {
         cluster.node.kill9();
         cluster.node.start_service();
         kills += 1;
-        // The kubelet's client tries a lost connection again when its own pause is over, a second or three.
-        for (words, expected) in
-            [(&["exec", "shell", "--", "echo", "works"][..], "works"), (&["logs", "--tail=1", "shell"], "")]
-        {
-            eventually(&format!("{words:?} after {kills} kills"), Duration::from_secs(10), || {
-                let said = room.kubectl(words);
-                if said.code == 0 && said.stdout.contains(expected) {
-                    Ok(())
-                } else {
-                    Err(format!("{said:?}"))
-                }
-            });
-        }
+        let when = format!("after {kills} kills");
+        says(&room, &when, &["exec", "shell", "--", "echo", "works"], "works");
+        says(&room, &when, &["logs", "--tail=1", "shell"], "");
         std::thread::sleep(Duration::from_secs(2).saturating_sub(round.elapsed()));
     }
     let told = load.stop();
@@ -116,7 +115,7 @@ fn gantline_upgraded_in_place(cluster: &Cluster) {
     assert_eq!(cluster.node.terminate(), Some(0));
     cluster.node.start_service();
     assert_eq!(exe().len(), old.len() + 5, "the new one runs");
-    assert_eq!(room.exec("old", "echo works").ok(), "works\n");
+    says(&room, "after the upgrade", &["exec", "old", "--", "echo", "works"], "works");
     assert_eq!(room.once("new", "echo well", json!({})), "well\n");
     load.stop().none_failed();
     assert_eq!(lives(&room, "app=web"), before);
@@ -142,6 +141,8 @@ fn control_plane(cluster: &Cluster) -> Vec<(String, Value)> {
 fn the_kubelet_restarted(cluster: &Cluster) {
     let room = served(cluster, "kubelet");
     let (before, control) = (lives(&room, "app=web"), control_plane(cluster));
+    // To a kubelet a container is new that started less than ten seconds before itself, and so not ready until a probe says so.
+    std::thread::sleep(Duration::from_secs(12));
     let load = Load::start(cluster, &room, "web");
     for _ in 0..3 {
         cluster.kill_kubelet();
@@ -182,7 +183,7 @@ fn a_storm_of_a_hundred_pods(cluster: &Cluster) {
 
 /// Waits until pods of other tests are gone: their namespaces are being deleted.
 pub(crate) fn quiet(cluster: &Cluster, room: &Room<'_>) {
-    eventually("other tests' pods are gone", SOON * 3, || {
+    eventually("other tests' pods are gone", SOON * 4, || {
         let pods = cluster.api.list("Pod", "", "").map_err(|error| error.to_string())?;
         let other = |pod: &&Value| {
             pod["metadata"]["namespace"] != "kube-system"
@@ -195,7 +196,7 @@ pub(crate) fn quiet(cluster: &Cluster, room: &Room<'_>) {
             .collect();
         if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
     });
-    eventually("every sandbox is a pod's", SOON * 3, || {
+    eventually("every sandbox is a pod's", SOON * 4, || {
         let (sandboxes, pods) =
             (cluster.node.pods().len(), cluster.api.list("Pod", "", "").unwrap_or_default().len());
         if sandboxes <= pods { Ok(()) } else { Err(format!("{sandboxes} sandboxes, {pods} pods")) }
@@ -263,7 +264,7 @@ fn nothing_of(cluster: &Cluster, room: &Room<'_>, before: &[String]) {
             .iter()
             .filter(|pod| pod.metadata.as_ref().is_some_and(|of| of.namespace == room.name))
             .count();
-        let shims = cluster.node.processes(|line| line.contains("gantline-shim")).len();
+        let shims = cluster.node.processes(|line| line.contains("gantline-shim run ")).len();
         let all = cluster.node.pods().len();
         if sandboxes > 0 || shims != all {
             return Err(format!("{sandboxes} sandboxes of it; {shims} shims for {all} sandboxes"));

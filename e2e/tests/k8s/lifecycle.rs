@@ -30,8 +30,7 @@ pub(crate) fn init_containers_in_their_order_then_a_sidecar(cluster: &Cluster) {
     let step = |name: &str| container(name, &format!("echo {name} >> /work/steps"), mount.clone());
     let mut sidecar = container("sidecar", "echo sidecar >> /work/steps; sleep 1000", mount.clone());
     sidecar["restartPolicy"] = json!("Always");
-    sidecar["startupProbe"] =
-        json!({"exec": {"command": ["grep", "sidecar", "/work/steps"]}, "periodSeconds": 1});
+    sidecar["startupProbe"] = json!({"exec": {"command": ["grep", "sidecar", "/work/steps"]}, "periodSeconds": 1, "timeoutSeconds": 15, "failureThreshold": 60});
     let mut pod = spec(json!([container("main", "echo main >> /work/steps; sleep 1000", mount.clone())]));
     pod["initContainers"] = json!([step("first"), step("second"), sidecar]);
     pod["volumes"] = json!([{"name": "work", "emptyDir": {}}]);
@@ -134,7 +133,7 @@ fn a_custom_stop_signal(cluster: &Cluster) {
         "main",
         "trap 'echo usr1 > /out/word; exit 0' USR1; trap 'echo term > /out/word; exit 0' TERM; \
          touch /tmp/ready; sleep 1000 & wait",
-        json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1}, "volumeMounts": [{"name": "out", "mountPath": "/out"}], "lifecycle": {"stopSignal": "SIGUSR1"}}),
+        json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "timeoutSeconds": 15}, "volumeMounts": [{"name": "out", "mountPath": "/out"}], "lifecycle": {"stopSignal": "SIGUSR1"}}),
     );
     room.pod(
         "signalled",

@@ -288,8 +288,7 @@ fn logs_rotate_under_load_and_no_line_is_lost(cluster: &Cluster) {
     let line = format!(
         "i=0; while [ $i -lt {LINES} ]; do n=$((i+5000)); while [ $i -lt $n ]; do echo line number $i of many; i=$((i+1)); done; usleep 500000; done; touch /tmp/done; sleep 1000"
     );
-    let more =
-        json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/done"]}, "periodSeconds": 1}});
+    let more = json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/done"]}, "periodSeconds": 1, "timeoutSeconds": 15}});
     let pod = room.shell("talker", &line, more);
     room.ready("talker");
     let uid = pod["metadata"]["uid"].as_str().unwrap();

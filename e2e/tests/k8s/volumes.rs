@@ -63,14 +63,10 @@ fn a_changed_config_map_arrives(cluster: &Cluster) {
     assert_eq!(room.exec("reader", "cat /map/key").ok(), "before");
     room.apply(map("after"));
     // The kubelet looks at a pod once a minute or so, sooner when something of it changes.
+    let mut look = 0;
     eventually("the new content arrives", SOON * 2, || {
-        let _ = room.kubectl(&[
-            "annotate",
-            "--overwrite",
-            "pod",
-            "reader",
-            &format!("look={}", std::process::id()),
-        ]);
+        look += 1;
+        let _ = room.kubectl(&["annotate", "--overwrite", "pod", "reader", &format!("look={look}")]);
         let said = room.exec("reader", "cat /map/key").stdout;
         if said == "after" { Ok(()) } else { Err(said) }
     });
