@@ -2,7 +2,9 @@
 //! their transports are in streaming.rs.
 #![allow(clippy::unwrap_used)]
 
-use e2e::Node;
+use std::time::Duration;
+
+use e2e::{Node, eventually};
 use serde_json::{Value, json};
 
 /// A node, and the directory of the files that crictl reads.
@@ -167,7 +169,10 @@ fn a_pod_is_made_and_unmade_step_by_step() {
 
     assert_eq!(desk.ok(&["exec", "--sync", &container, "echo", "in there"]), "in there");
     desk.node.crictl(&["exec", "--sync", &container, "false"]).fails();
-    assert_eq!(desk.ok(&["logs", &container]), "started");
+    eventually("it has said so", Duration::from_secs(60), || match desk.ok(&["logs", &container]) {
+        log if log == "started" => Ok(()),
+        log => Err(log),
+    });
     assert!(desk.ok(&["stats", &container]).contains(&container[..13]));
     desk.ok(&[
         "update",

@@ -95,7 +95,8 @@ impl Place {
     fn pass(&self, verb: &str) -> String {
         let _ = fs::remove_file(self.path("work/passed"));
         let child = self.start(verb);
-        eventually("a pass ends", Duration::from_secs(30), || match self.path("work/passed").exists() {
+        // It syncs all disks of this machine.
+        eventually("a pass ends", Duration::from_secs(180), || match self.path("work/passed").exists() {
             true => Ok(()),
             false => Err("not yet".into()),
         });

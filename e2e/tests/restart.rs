@@ -8,11 +8,14 @@ use api::v1::ContainerState;
 use e2e::faulty::{Fault, Proxy};
 use e2e::image::{busybox_builder, noise};
 use e2e::random::Random;
-use e2e::{Node, eventually, patience, patient};
+use e2e::{Node, eventually, patience};
 
-/// Prints numbered lines in bursts of a thousand, three times the 10,000 a second that are promised.
-const COUNTER: &str =
-    "i=0; while :; do n=$((i+1000)); while [ $i -lt $n ]; do echo $i; i=$((i+1)); done; usleep 20000; done";
+/// Prints numbered lines in bursts of a thousand, three times the 10,000 a second that are promised. Before that it writes down
+/// how many a second it prints to nobody.
+const COUNTER: &str = "
+    lines() { while [ $i -lt $1 ]; do echo $i; i=$((i+1)); done; }
+    began=$(date +%s%N); i=0; lines 50000 >/dev/null; echo $((50000 * 1000000000 / ($(date +%s%N) - began))) >/pace
+    i=0; while :; do lines $((i+1000)); usleep 20000; done";
 
 #[test]
 fn no_line_of_a_log_is_lost_or_doubled_when_the_service_is_killed() {
@@ -27,11 +30,13 @@ fn no_line_of_a_log_is_lost_or_doubled_when_the_service_is_killed() {
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(counter.is_running());
+    let pace: f64 = counter.sh("cat /pace").trim().parse().unwrap();
     counter.stop(0);
     let lines = counter.log().lines();
     let rate = counter.log().rate();
-    // What the container's own shell can print, which is the machine's doing.
-    assert!(rate >= 10_000.0 / f64::from(patience().pow(2)), "only {rate:.0} lines a second");
+    // What the container's own shell can print is the machine's doing: a third of what it prints to nobody is enough.
+    let promised = (10_000.0 / f64::from(patience().pow(2))).min(pace / 3.0);
+    assert!(rate >= promised, "only {rate:.0} lines a second; to nobody {pace:.0}");
     for (expected, line) in lines.iter().enumerate() {
         assert!(line.full && line.text == expected.to_string(), "line {expected} is {line:?}");
     }
@@ -45,11 +50,20 @@ fn an_exit_while_nobody_looked_is_told_as_it_was() {
     let pod = node.pod("exits").run();
     let quick = pod.container("quick").sh("sleep 2; exit 9").start();
     let other = pod.container("other").idle().start();
-    let pid = other.pid();
+    let (quick_pid, pid) = (quick.pid(), other.pid());
+    // Its shim writes down how it ended before it lets go of its pid.
+    let is_gone = |pid: u32| {
+        eventually("it has died", Duration::from_secs(20), || {
+            match std::fs::exists(format!("/proc/{pid}")) {
+                Ok(false) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
     node.kill9();
-    std::thread::sleep(patient(Duration::from_millis(2500)));
+    is_gone(quick_pid);
     node.machine.sh(&format!("kill -KILL {pid}"));
-    std::thread::sleep(patient(Duration::from_millis(200)));
+    is_gone(pid);
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let looked_again = i64::try_from(since_1970.as_nanos()).unwrap();
     node.start_service();
@@ -119,7 +133,7 @@ fn a_pod_whose_shim_died_is_seen_and_can_be_removed() {
     let node = Node::start();
     let pod = node.pod("orphaned").run();
     let container = pod.container("c").idle().start();
-    let shims = node.processes(|command| command.contains("shim"));
+    let shims = node.processes(|command| command.contains("gantline-shim run "));
     assert_eq!(shims.len(), 1, "one shim a pod: {shims:?}");
     node.machine.sh(&format!("kill -KILL {}", shims[0].pid));
     eventually("the death is noticed", Duration::from_secs(10), || {

@@ -194,7 +194,7 @@ fn stats_and_metrics_are_what_the_kernels_files_say() {
         i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo hello > /dev/null; echo hello | nc -u -w 1 "$gateway" 9 & done
         echo loaded
         while [ ! -e /stop ]; do head -c 3000000 /dev/zero | md5sum > /last; done
-        wait; sync; echo rests
+        wait; sync /data /last; echo rests
         exec sleep 100000"#;
     let container = pod.container("loaded").sh(load).resources(|limits| {
         limits.memory_limit_in_bytes = 64 * MIB;
@@ -313,12 +313,15 @@ fn stats_and_metrics_are_what_the_kernels_files_say() {
             text.lines().find_map(|line| line.trim().strip_prefix("eth0:").map(str::to_owned)).unwrap();
         line.split_whitespace().map(|word| word.parse().unwrap()).collect()
     };
-    let (network, told) = eventually("the network rests", Duration::from_secs(10), || {
+    let (network, told, kernel) = eventually("the network rests", Duration::from_secs(10), || {
         let before = of_eth0(&counters());
         let (network, told) = (pod_stats(&node, &pod).network.unwrap(), metrics(&node));
-        if before == of_eth0(&counters()) { Ok((network, told)) } else { Err("it does not".to_owned()) }
+        if before == of_eth0(&counters()) {
+            Ok((network, told, before))
+        } else {
+            Err("it does not".to_owned())
+        }
     });
-    let kernel = of_eth0(&counters());
     assert!(kernel[8] > 0, "something was sent");
     let default = network.default_interface.unwrap();
     assert_eq!((default.name.as_str(), network.interfaces.len()), ("eth0", 0));

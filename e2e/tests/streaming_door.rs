@@ -269,11 +269,11 @@ fn so_many_sessions_run_and_one_more_is_told_so() {
 
 #[test]
 fn a_url_lapses_and_so_does_a_session_that_does_not_begin_or_says_nothing() {
-    let settings = "[streaming]\ntoken_timeout = '2s'\ncreation_timeout = '2s'\nidle_timeout = '2s'\n";
+    let settings = "[streaming]\ntoken_timeout = '5s'\ncreation_timeout = '2s'\nidle_timeout = '2s'\n";
     let node = Node::builder().with(|config, _| config.more.push_str(settings)).start();
     let (pod, container) = node.busy();
     let late = exec_url(&node, &container, &["true"]);
-    std::thread::sleep(Duration::from_millis(2200));
+    std::thread::sleep(Duration::from_millis(5200));
     node.machine.on_its_network(|| {
         assert!(begin(&late).is_err_and(|(status, _)| status == 404));
 
@@ -308,7 +308,7 @@ fn levels(node: &Node) -> [u64; 4] {
 
 #[test]
 fn clients_that_hang_up_at_any_stage_leave_no_task_token_descriptor_or_process() {
-    let settings = "[streaming]\ntoken_timeout = '2s'\n";
+    let settings = "[streaming]\ntoken_timeout = '5s'\n";
     let node = Node::builder().with_metrics().with(|config, _| config.more.push_str(settings)).start();
     let pod = node.pod("left").run();
     let container = pod.container("main").sh("while read line; do echo $line; done; sleep 1000");

@@ -26,6 +26,20 @@ fn attach(node: &Node, container: &Container<'_>, stdin: bool) -> Spdy {
     client
 }
 
+/// Reads until something came on stdout: then it is attached.
+fn attached(client: &mut Spdy) {
+    let mut payload = Vec::new();
+    while !matches!(client.next(&mut payload).unwrap().expect("a tick"), Frame::Data(3, _)) {}
+}
+
+/// What was written after the ticks.
+fn after_ticks(mut output: &[u8]) -> &[u8] {
+    while let Some(rest) = output.strip_prefix(b"tick\n") {
+        output = rest;
+    }
+    output
+}
+
 /// Reads to the end; what came on stdout, and what on the error stream.
 fn read_all(client: &mut Spdy) -> (Vec<u8>, String) {
     let (mut output, mut error, mut payload) = (Vec::new(), String::new(), Vec::new());
@@ -42,21 +56,24 @@ fn read_all(client: &mut Spdy) -> (Vec<u8>, String) {
 #[test]
 fn many_attached_clients_see_every_byte_and_a_deaf_one_holds_up_nobody_for_long() {
     const LINES: usize = 500_000;
+    const PIECE: usize = LINES / 5;
     let node = Node::start();
     let pod = node.pod("watched").run();
+    // Whoever is attached sees the ticks. With pauses, in which those who read catch up on a busy machine.
     let line = format!(
-        "echo before; read go; seq 1 {LINES}; echo done > /done; while [ ! -e /end ]; do sleep 0.1; done; exit 3"
+        "echo before; until read -t 1 go; do echo tick; done; \
+         for last in $(seq {PIECE} {PIECE} {LINES}); do seq $((last-{PIECE}+1)) $last; sleep 1; done; \
+         echo done > /done; while [ ! -e /end ]; do sleep 0.1; done; exit 3"
     );
     let container = pod.container("main").sh(&line).with(|config| config.stdin = true).start();
     container.logs("before");
     let expected: String = (1..=LINES).map(|number| format!("{number}\n")).collect();
     node.machine.on_its_network(|| {
-        // It reads nothing at all; the kernel's buffers and ours fill up.
+        // Once it is attached it reads nothing at all; the kernel's buffers and ours fill up.
         let mut deaf = attach(&node, &container, false);
         let mut clients: Vec<Spdy> = (0..4).map(|_| attach(&node, &container, false)).collect();
         let mut typist = attach(&node, &container, true);
-        // There is no telling when they are attached.
-        std::thread::sleep(patient(Duration::from_millis(700)));
+        clients.iter_mut().chain([&mut deaf, &mut typist]).for_each(attached);
         let began = Instant::now();
         typist.data(5, b"go\n", false).unwrap();
         std::thread::scope(|scope| {
@@ -78,6 +95,7 @@ fn many_attached_clients_see_every_byte_and_a_deaf_one_holds_up_nobody_for_long(
             for reader in all {
                 let (output, error) = reader.join().unwrap();
                 // What came before they were attached is not replayed; of what came then, nothing is missing.
+                let output = after_ticks(&output);
                 assert_eq!(output.len(), expected.len());
                 assert!(output == expected.as_bytes());
                 assert!(error.contains("exit code: exit status 3"), "{error}");
@@ -85,11 +103,12 @@ fn many_attached_clients_see_every_byte_and_a_deaf_one_holds_up_nobody_for_long(
         });
         // Whoever was let go is told that it was not all.
         let (output, error) = read_all(&mut deaf);
+        let output = after_ticks(&output);
         let whole = output == expected.as_bytes() && error.contains("exit status 3");
         let told =
             error.contains("was let go") || (output.len() < expected.len() && error.contains("Failure"));
         assert!(whole || told, "{} bytes, {error}", output.len());
-        assert!(expected.as_bytes().starts_with(&output));
+        assert!(expected.as_bytes().starts_with(output));
     });
     assert!(container.log().text().ends_with(&format!("{LINES}\n")));
     pod.remove();

@@ -193,7 +193,7 @@ fn the_environment_turns_traces_on_and_names_receiver_headers_and_service() {
     for (name, value) in [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20tea,x-tenant=t1"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "20000"),
         ("OTEL_SERVICE_NAME", "node-of-a-test"),
         ("OTEL_RESOURCE_ATTRIBUTES", "k8s.node.name=n1"),
         ("OTEL_BSP_SCHEDULE_DELAY", "200"),
