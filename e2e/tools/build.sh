@@ -50,6 +50,11 @@ build() { compile build "$@"; }
 build_test() { compile 'test -c' "$@"; }
 
 compile() {
+    # Another run of this script may be at it: then this one waits, and finds it done.
+    (flock 9 && compile_alone "$@") 9>"$out/$3.lock"
+}
+
+compile_alone() {
     verb=$1 module=$2 program=$3 package=$4
     shift 4
     stamp=$(cat "$here/$module/go.mod" "$here/$module/go.sum" "$here/build.sh" | sha256sum | cut -c1-64)
@@ -67,6 +72,10 @@ compile() {
 # kubernetes PROGRAM…: programs of Kubernetes, which say their version as a release's do. All that are wanting are built
 # by one call, so that one is linked while another is compiled.
 kubernetes() {
+    (flock 9 && kubernetes_alone "$@") 9>"$out/kubernetes.lock"
+}
+
+kubernetes_alone() {
     stamp=$(cat "$here/kubernetes/go.mod" "$here/kubernetes/go.sum" "$here/build.sh" | sha256sum | cut -c1-64)
     packages='' missing=''
     for program in "$@"; do
