@@ -119,7 +119,7 @@ tidy:
 	@$(CARGO) test --locked -q -p e2e --lib --test tidy
 
 units:
-	@$(CARGO) test --locked -q --no-fail-fast $(ROOMS)
+	@umask 022 && $(CARGO) test --locked -q --no-fail-fast $(ROOMS)
 
 # The pod network once more on the reference plugins' newest, which speak CNI 1.1.0; Debian's do not.
 plugins: setup

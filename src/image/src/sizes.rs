@@ -397,10 +397,8 @@ mod tests {
         let sizes = Sizes::new(PERIOD);
         sizes.enter(&container(1), &large, false);
         sizes.enter(&container(2), &small, false);
-        let asked = Instant::now();
         eventually("the small one is measured", || sizes.of(&container(2)).is_some());
         assert!(sizes.of(&container(1)).is_none(), "before the large one is");
-        assert!(asked.elapsed() < Duration::from_secs(2));
         eventually("the large one too", || sizes.of(&container(1)).is_some_and(|u| u.inodes == 30_001));
     }
 }

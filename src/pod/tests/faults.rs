@@ -291,8 +291,8 @@ fn restarts_in_the_middle_of_everything_leave_nothing() {
                 seeds.into_iter().enumerate().map(|(n, seed)| churn(&pods, n, round, Random(seed | 1)));
             let _ = tokio::time::timeout(cut, futures_util::future::join_all(work)).await;
         });
-        // No drain, no goodbye.
-        runtime.shutdown_background();
+        // No drain, no goodbye; but what a dead process does not do any more, a thread that blocks here still does.
+        runtime.shutdown_timeout(Duration::from_secs(20));
         node.wait_for_the_dead();
     }
     node.set_network_faults(fake::Faults::default());

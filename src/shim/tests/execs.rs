@@ -12,8 +12,13 @@ use node::{Node, Want, able, exit, read_all, sh, within};
 use shim_client::{ExecFds, ExecProcess};
 
 /// How long something sleeps that is looked for by that: nobody else's processes on this machine sleep so.
-fn nap(n: u32) -> String {
-    format!("{n}{}", std::process::id())
+fn nap(n: u32) -> u32 {
+    n * 100_000_000 + std::process::id()
+}
+
+/// How many sleep so long.
+fn asleep(nap: u32) -> usize {
+    alive(&format!("sleep\0{nap}\0"))
 }
 
 fn alive(marker: &str) -> usize {
@@ -90,20 +95,20 @@ async fn an_execs_timeout_and_kill_take_its_whole_subtree() {
         let id = node.run(&shim, &sh("sleep 1000")).await;
         let (first, second) = (nap(1), nap(2));
         let script = format!("setsid sleep {first} & (sleep {first}; true) & sleep {first}");
-        let exec = node.exec(&shim, &id, &script, Some(Duration::from_millis(400))).await;
+        let exec = node.exec(&shim, &id, &script, Some(Duration::from_secs(2))).await;
         let began = Instant::now();
         let ended = shim.wait_exec(&exec.exec).await.unwrap();
         assert!(ended.timed_out && ended.code == 137, "{ended:?}");
-        assert!(began.elapsed() < Duration::from_secs(2));
+        assert!(began.elapsed() < Duration::from_secs(20));
         assert_eq!(read_all(exec.stdout).await, "");
-        assert_eq!(alive(&first), 0);
+        assert_eq!(asleep(first), 0);
 
         let exec = node.exec(&shim, &id, &format!("sleep {second} & sleep {second}"), None).await;
         shim.kill_exec(&exec.exec).await.unwrap();
         let ended = shim.wait_exec(&exec.exec).await.unwrap();
         assert_eq!((ended.code, ended.timed_out), (137, false));
-        let gone = async || (alive(&second) == 0).then_some(());
-        within(Duration::from_secs(2), "end of the subtree", gone).await;
+        let gone = async || (asleep(second) == 0).then_some(());
+        within(Duration::from_secs(20), "end of the subtree", gone).await;
         shim.kill_exec(&exec.exec).await.unwrap();
         assert_eq!(shim.state().await.unwrap().len(), 1);
     }
@@ -113,18 +118,18 @@ async fn an_execs_timeout_and_kill_take_its_whole_subtree() {
 async fn a_daemon_of_a_native_exec_dies_with_its_timeout_and_no_other() {
     let Some(node) = nodes().into_iter().next() else { return };
     let shim = node.shim().await;
-    let id = node.run(&shim, &sh("sleep 4451")).await;
-    let other = node.exec(&shim, &id, "(setsid sleep 4452 &) ; sleep 4452", None).await;
+    let (own, others, daemons, last) = (nap(3), nap(4), nap(5), nap(6));
+    let id = node.run(&shim, &sh(&format!("sleep {own}"))).await;
+    let other = node.exec(&shim, &id, &format!("(setsid sleep {others} &) ; sleep {others}"), None).await;
     // Its parent is dead at once: it belongs to pid 1, in a session that nobody of the exec's has led.
-    let script = "(setsid sh -c 'setsid sleep 4453 & exit' &) ; sleep 0.2; sleep 4454";
-    let exec = node.exec(&shim, &id, script, Some(Duration::from_millis(700))).await;
-    within(Duration::from_secs(2), "daemon", async || (alive("sleep\x004453") == 1).then_some(())).await;
+    let script = format!("(setsid sh -c 'setsid sleep {daemons} & exit' &) ; sleep 0.2; sleep {last}");
+    let exec = node.exec(&shim, &id, &script, Some(Duration::from_secs(3))).await;
+    within(Duration::from_secs(20), "daemon", async || (asleep(daemons) == 1).then_some(())).await;
     assert!(shim.wait_exec(&exec.exec).await.unwrap().timed_out);
-    let gone = async || (alive("sleep\x004453") == 0).then_some(());
-    within(Duration::from_secs(2), "end of the daemon", gone).await;
-    assert_eq!((alive("sleep\x004451"), alive("sleep\x004452")), (1, 2), "others live on");
+    within(Duration::from_secs(20), "end of the daemon", async || (asleep(daemons) == 0).then_some(())).await;
+    assert_eq!((asleep(own), asleep(others)), (1, 2), "others live on");
     shim.kill_exec(&other.exec).await.unwrap();
-    within(Duration::from_secs(2), "end", async || (alive("sleep\x004452") == 0).then_some(())).await;
+    within(Duration::from_secs(20), "end", async || (asleep(others) == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

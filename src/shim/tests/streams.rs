@@ -131,8 +131,9 @@ async fn an_attached_client_may_take_the_last_words_of_a_container_that_is_delet
             continue;
         }
         let reading = async {
-            // The runtime has deleted it by then.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            // The runtime's last act.
+            within(Duration::from_secs(20), "its deletion", async || (!node.is_known(&id)).then_some(()))
+                .await;
             read_all(slow.into()).await
         };
         let (deleted, got) = tokio::join!(deleting, reading);
@@ -222,12 +223,15 @@ async fn a_full_disk_stops_no_container_and_the_log_says_what_is_missing() {
     let fill = disk.join("fill");
     fs::write(&fill, vec![0; (4096 - 56) * 1024]).unwrap();
     let log = disk.join("log");
-    let script = "yes 0123456789012345678901234567890 | head -n 20000; while [ ! -e /tmp/go ]; do usleep 10000; done; echo after";
+    let script = "yes 0123456789012345678901234567890 | head -n 20000; echo > /tmp/said; while [ ! -e /tmp/go ]; do usleep 10000; done; echo after";
     let id = node.run(&shim, &Want { log: Some(log.clone()), ..sh(script) }).await;
-    within(Duration::from_secs(10), "full disk", async || {
+    let exec = node.exec(&shim, &id, "until [ -e /tmp/said ]; do usleep 10000; done", None).await;
+    shim.wait_exec(&exec.exec).await.unwrap();
+    within(Duration::from_secs(20), "full disk", async || {
         fs::metadata(&log).is_ok_and(|log| log.len() > 40 * 1024).then_some(())
     })
     .await;
+    // What is in the pipe by now.
     tokio::time::sleep(Duration::from_millis(300)).await;
     // From here on there is room for all that the container says.
     fs::remove_file(&fill).unwrap();

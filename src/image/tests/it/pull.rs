@@ -306,7 +306,7 @@ async fn concurrent_pulls_of_one_thing_are_one_and_outlive_their_callers() {
     let built = three_layers();
     let name = registry.put("a:v1", &built);
     let other = registry.put("b:v1", &built);
-    registry.state().delay = Duration::from_millis(150);
+    registry.state().delay = Duration::from_secs(1);
     let gone = tokio::time::timeout(Duration::from_millis(20), pull(&images, &name)).await;
     assert!(gone.is_err(), "the first caller went away");
     let pulls = (0..8).map(|n| {

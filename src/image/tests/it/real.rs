@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use image::PullRequest;
@@ -51,6 +52,19 @@ fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
+/// One that nobody listens at, below those that the kernel gives to whoever asks for any (ip(7), ip_local_port_range):
+/// nobody gets it meanwhile.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + u16::try_from(n % 10_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A registry on a port of its own, with TLS where a certificate is given. `None`: not installed.
 pub(crate) async fn registry(tls: bool) -> Option<RealRegistry> {
     let (Some(program), Some(_)) = (installed("docker-registry"), installed("skopeo")) else {
@@ -58,7 +72,7 @@ pub(crate) async fn registry(tls: bool) -> Option<RealRegistry> {
         return None;
     };
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let at = dir.path().display();
     let mut config = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {at}/data}}\n\

@@ -63,11 +63,16 @@ fn v1_groups_are_made_entered_read_and_removed() {
     scratch.0.create().unwrap();
     let mut child = scratch.shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 60");
     assert_eq!(scratch.wait_for_pids(|count| count == 1), 1);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while scratch.0.read_stats().cpu.usage_ns.unwrap() < 1_000_000 && Instant::now() < deadline {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // It enters one hierarchy after the other.
+    let stats = loop {
+        let stats = scratch.0.read_stats();
+        let is_there = stats.pids == Some(1) && stats.cpu.usage_ns.unwrap() >= 1_000_000;
+        if is_there || Instant::now() >= deadline {
+            break stats;
+        }
         thread::sleep(Duration::from_millis(5));
-    }
-    let stats = scratch.0.read_stats();
+    };
     assert!(stats.cpu.usage_ns.unwrap() >= 1_000_000, "{stats:?}");
     assert!(stats.memory.usage.unwrap() >= stats.memory.working_set.unwrap(), "{stats:?}");
     // The kernel writes memory.stat up only every two seconds: no count of it is certain here.

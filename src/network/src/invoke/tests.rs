@@ -64,7 +64,9 @@ async fn failures_are_told_in_the_plugins_own_words() {
 /// Until a script has written its pid down.
 async fn begun(script: &Script) -> Pid {
     let file = script.0.path().join("plugin.pid");
+    let gives_up = Instant::now() + Duration::from_secs(20);
     loop {
+        assert!(Instant::now() < gives_up, "it did not begin");
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         if let Some(pid) = text.strip_suffix('\n') {
             return Pid::from_raw(pid.parse().unwrap()).unwrap();
@@ -77,9 +79,9 @@ async fn begun(script: &Script) -> Pid {
 async fn a_plugin_that_does_not_end_is_killed_with_all_it_started() {
     let script = Script::new("echo $$ >\"$0.pid\"; (sleep 1000; sleep 1000) & sleep 1000");
     let began = Instant::now();
-    let error = script.run("{}", Duration::from_secs(1)).await.unwrap_err();
+    let error = script.run("{}", Duration::from_secs(3)).await.unwrap_err();
     assert!(matches!(error, PluginError::Deadline { .. }), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() < Duration::from_secs(30));
     assert_no_group_left(begun(&script).await).await;
 }
 

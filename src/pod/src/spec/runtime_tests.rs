@@ -35,7 +35,12 @@ impl Bundle {
         for sub in ["bin", "etc", "dev", "proc", "sys", "tmp", "lib64"] {
             fs::create_dir_all(root.join(sub)).unwrap();
         }
-        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        // By another process: what this one has open for writing a child of another test may hold until it executes.
+        let copy = |from: &str, to: PathBuf| {
+            let copied = kernel::process::command("/bin/cp").args(["-L", from]).arg(to).status();
+            assert!(copied.unwrap().success(), "copy {from}");
+        };
+        copy("/bin/busybox", root.join("bin/busybox"));
         for applet in ["sh", "id", "cat", "grep", "ls", "env", "mount", "unshare"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -44,7 +49,7 @@ impl Bundle {
         {
             let inside = root.join(word.trim_start_matches('/'));
             fs::create_dir_all(inside.parent().unwrap()).unwrap();
-            fs::copy(word, inside).unwrap();
+            copy(word, inside);
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n").unwrap();
         fs::write(root.join("etc/group"), "web:x:1001:\nlog:x:4:web\n").unwrap();

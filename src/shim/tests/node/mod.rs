@@ -32,6 +32,20 @@ pub fn able() -> bool {
     root && crun
 }
 
+/// Writes a program, by another process: what this one has open for writing a child of another test may hold until it
+/// executes, and it could not be executed (ETXTBSY).
+pub fn program(path: &Path, script: &str) {
+    let mut shell = kernel::process::command("/bin/sh");
+    shell.args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", script]).arg(path);
+    assert!(shell.status().unwrap().success());
+}
+
+/// Copies a program, by another process too.
+pub fn copy(program: &str, to: &Path) {
+    let copied = kernel::process::command("/bin/cp").args(["-L", program]).arg(to).status();
+    assert!(copied.unwrap().success(), "copy {program}");
+}
+
 const CAPABILITIES: [&str; 3] = ["CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE"];
 
 pub struct Node {
@@ -109,6 +123,11 @@ impl Node {
         self.dir.path()
     }
 
+    /// Whether the OCI runtime knows a container.
+    pub fn is_known(&self, id: &ContainerId) -> bool {
+        self.runtime.root.join(id.as_str()).exists()
+    }
+
     fn unpack_busybox(&self) {
         let root = self.path().join("rootfs");
         for dir in ["bin", "lib64", "lib/x86_64-linux-gnu", "proc", "dev", "sys", "tmp"] {
@@ -119,9 +138,9 @@ impl Node {
             "/lib/x86_64-linux-gnu/libc.so.6",
             "/lib64/ld-linux-x86-64.so.2",
         ] {
-            fs::copy(file, root.join(&file[1..])).unwrap();
+            copy(file, &root.join(&file[1..]));
         }
-        fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
+        copy("/usr/bin/busybox", &root.join("bin/busybox"));
         for applet in [
             "sh", "sleep", "echo", "cat", "true", "setsid", "dd", "seq", "kill", "tty", "stty", "usleep",
             "yes", "head", "ls", "readlink", "grep", "ps", "cut",
