@@ -131,9 +131,10 @@ async fn an_attached_client_may_take_the_last_words_of_a_container_that_is_delet
             continue;
         }
         let reading = async {
-            // The runtime's last act.
+            // The runtime's last act, and what the shim does upon it.
             within(Duration::from_secs(20), "its deletion", async || (!node.is_known(&id)).then_some(()))
                 .await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             read_all(slow.into()).await
         };
         let (deleted, got) = tokio::join!(deleting, reading);
