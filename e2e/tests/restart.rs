@@ -14,7 +14,8 @@ use e2e::{Node, eventually, patience};
 /// how many a second it prints to nobody.
 const COUNTER: &str = "
     lines() { while [ $i -lt $1 ]; do echo $i; i=$((i+1)); done; }
-    began=$(date +%s%N); i=0; lines 50000 >/dev/null; echo $((50000 * 1000000000 / ($(date +%s%N) - began))) >/pace
+    now() { read up idle </proc/uptime; echo ${up%.*}${up#*.}; }
+    began=$(now); i=0; lines 50000 >/dev/null; echo $((50000 * 100 / ($(now) - began))) >/pace
     i=0; while :; do lines $((i+1000)); usleep 20000; done";
 
 #[test]
